@@ -1,0 +1,66 @@
+# One target per stage; a stage's name is also its script, its job and its folder below WORK.
+#   recipe -> data -> model -> train -> convert -> average -> eval -> results
+SHELL := /usr/bin/env bash
+.DEFAULT_GOAL := help
+.SUFFIXES:
+
+ROUND ?= 1
+export MODEL ROUND
+
+# What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
+OPTIONS := MODEL ROUND WORK DATA_SRC LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
+given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
+unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
+ifneq ($(unknown),)
+  ifneq ($(shell grep -lE '^$(unknown)=' recipes/*.env),)
+    $(error $(unknown) comes from recipes/; copy recipes/$(or $(MODEL),tiny).env to try another value)
+  endif
+  $(error there is no option $(unknown); options: $(OPTIONS))
+endif
+
+# The recipe as make reads it, for `make show READER=make`; everything else reads it in the scripts.
+ifeq ($(SHOW_RECIPE),make)
+  include $(shell python3 python/recipe.py "$$MODEL" "$$ROUND" --files)
+endif
+
+.PHONY: help demo test test-slow setup show data model train convert average eval results status clean
+
+help: ## this list
+	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
+	  /^[a-z-]+:.*## / {printf "  %-9s  %s\n", $$1, $$2}' Makefile
+	@printf '\nmodels: %s\n' "$$(python3 python/recipe.py --models | paste -sd ' ')"
+
+demo: setup ## the whole chain on a tiny model, on this machine, without a GPU
+	@scripts/demo.sh
+setup: ## build .venv from the pinned requirements; every target that needs it calls it
+	@scripts/setup.sh
+show: need-model ## print a recipe
+	@python3 python/recipe.py "$$MODEL" "$$ROUND"
+
+data: need-model setup ## make or download the data, format it, mix and shuffle it
+	@scripts/data.sh "$$MODEL" "$$ROUND"
+model: need-model setup ## fetch the base model at its revision, patch its RoPE, verify both
+	@scripts/model.sh "$$MODEL" "$$ROUND"
+train: need-model setup ## train in a chain of links, then convert, average, eval, results
+	@scripts/submit.sh train "$$MODEL" "$$ROUND"
+convert: need-model setup ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders
+	@scripts/submit.sh convert "$$MODEL" "$$ROUND"
+average: need-model setup ## the mean of those folders
+	@scripts/submit.sh average "$$MODEL" "$$ROUND"
+eval: need-model setup ## score the base and the averaged model
+	@scripts/submit.sh eval "$$MODEL" "$$ROUND"
+results: need-model setup ## results.json, loss.png and a table
+	@scripts/submit.sh results "$$MODEL" "$$ROUND"
+status: need-model ## what each stage is doing: state, step, time left, job
+	@scripts/status.sh "$$MODEL" "$$ROUND"
+
+test: ## lint and the tests, with a real Slurm; under 15 minutes on 2 cores
+	@tests/run.sh
+test-slow: ## the tests that take longer: the demo from a fresh clone
+	@tests/run.sh slow
+clean: ## remove .venv; what was trained stays
+	rm -rf .venv .setup.lock
+
+.PHONY: need-model
+need-model:
+	@[[ -n "$$MODEL" ]] || { echo "error: say which model, e.g. make $(firstword $(MAKECMDGOALS)) MODEL=qwen7b; models: $$(python3 python/recipe.py --models | paste -sd ' ')" >&2; exit 2; }

@@ -1,0 +1,181 @@
+"""Turn checkpoints into verified Hugging Face folders, one for each of AVERAGE_STEPS.
+
+    python python/convert.py tiny 1 --work work            # all of AVERAGE_STEPS
+    python python/convert.py tiny 1 --work work --step 400 # one
+
+Writes WORK/runs/<model>/round<N>/convert/step_<S>/. Before a folder appears under its name it is loaded and compared
+with the model that training started from: same tensors, finite, RoPE and chat template kept. Config, generation
+config and tokenizer name the trained end-of-turn token as EOS: the Math bases stop at another one, with which every
+server would run each answer to its token limit.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import recipe as recipes
+from data import END_OF_TURN
+from lib import Failure, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
+from model import loaded_rope, rope_of
+from train import saved_steps
+
+# What of the model's folder is not weights: the tokenizer is the one that training started from, unchanged.
+TOKENIZER_FILES = {
+    f"{n}.json" for n in ("tokenizer", "tokenizer_config", "vocab", "special_tokens_map", "added_tokens")
+}
+TOKENIZER_FILES |= {"merges.txt", "chat_template.jinja"}
+
+
+def tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
+    """Tensor name -> (file, shape, dtype) of a folder of safetensors. Raises Failure for a broken or missing file."""
+    from safetensors import SafetensorError, safe_open
+
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    else:
+        files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise Failure(f"{folder} has no safetensors file; make it again")
+    found = {}
+    for file in files:
+        if not file.is_file():
+            raise Failure(f"{file} is missing; make {folder} again")
+        try:
+            with safe_open(file, framework="np") as opened:
+                for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                    if name in found:
+                        raise Failure(f"{folder}: tensor {name} is in two files; remove the stale one")
+                    view = opened.get_slice(name)
+                    found[name] = (file, tuple(view.get_shape()), view.get_dtype())
+        except SafetensorError as error:
+            raise Failure(f"{file}: truncated or not safetensors ({error}); make {folder} again") from None
+    return found
+
+
+def check_finite(folder: Path, names: dict[str, tuple[Path, tuple[int, ...], str]]) -> None:
+    """Read every tensor once. Raises Failure naming the first that holds a NaN or an infinity."""
+    import torch
+    from safetensors import safe_open
+
+    for file in sorted({file for file, _, _ in names.values()}):
+        with safe_open(file, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118 (not a mapping)
+                if not bool(torch.isfinite(opened.get_tensor(name)).all()):
+                    raise Failure(f"{file}: tensor {name} holds a NaN or an infinity; look at the loss of that step")
+
+
+def check_same_tensors(folder: Path, reference: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
+    """The tensors of `folder`, which must have the names and shapes of those of `reference`."""
+    found, wanted = tensors(folder), tensors(reference)
+    tied = {"lm_head.weight"} if read_json(reference / "config.json").get("tie_word_embeddings") else set()
+    differ = (found.keys() ^ wanted.keys()) - tied
+    if differ:
+        raise Failure(f"{folder}: tensor {min(differ)} is only in one of it and {reference}; it is another model")
+    for name in found.keys() & wanted.keys():
+        if found[name][1] != wanted[name][1]:
+            raise Failure(
+                f"{folder}: tensor {name} has shape {found[name][1]}, not {wanted[name][1]} as in {reference}"
+            )
+    return found
+
+
+def name_end_of_turn(folder: Path) -> int:
+    """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    if end is None or tokenizer.encode(END_OF_TURN, add_special_tokens=False) != [end]:
+        raise Failure(f"{folder}: {END_OF_TURN} is not one token of the tokenizer; it cannot end a turn")
+    config = read_json(folder / "config.json")
+    config["eos_token_id"] = end
+    # transformers 4 (older servers) reads the flat key only, transformers 5 either: with the nested one alone an
+    # older server would fall back to theta 10000 without a word.
+    config["rope_theta"] = rope_of(config, folder / "config.json")[0]
+    write_json(folder / "config.json", config)
+    generation_file = folder / "generation_config.json"
+    generation: dict[str, Any] = read_json(generation_file) if generation_file.is_file() else {}
+    generation["eos_token_id"] = end
+    generation.setdefault("pad_token_id", tokenizer.pad_token_id)
+    write_json(generation_file, generation)
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    tokenizer_config["eos_token"] = END_OF_TURN
+    write_json(folder / "tokenizer_config.json", tokenizer_config)
+    special = folder / "special_tokens_map.json"
+    if special.is_file():
+        write_json(special, read_json(special) | {"eos_token": END_OF_TURN})
+    return end
+
+
+def verify(folder: Path, start: Path) -> None:
+    """Load a folder as a user will and compare it with the model that training started from. Raises Failure."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    check_finite(folder, check_same_tensors(folder, start))
+    if loaded_rope(folder) != loaded_rope(start):
+        raise Failure(f"{folder}: RoPE is {loaded_rope(folder)}, not {loaded_rope(start)} as trained")
+    tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
+    if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
+        raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}")
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    model, missing = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
+    lost = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in missing[kind]]
+    if lost:
+        raise Failure(f"{folder}: transformers does not load tensor {lost[0]}")
+    stops = {model.config.eos_token_id, GenerationConfig.from_pretrained(folder).eos_token_id, tokenizer.eos_token_id}
+    if stops != {end}:
+        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {END_OF_TURN} ({end}) throughout")
+
+
+def convert(source: Path, start: Path, target: Path) -> None:
+    """Fill the empty folder `target` from a checkpoint's consolidated export, and verify it."""
+    exported = source / "model" / "consolidated"
+    if not (exported / "config.json").is_file():
+        raise Failure(f"{source} has no model/consolidated/config.json; train that step again")
+    tensors(exported)
+    for path in sorted(exported.iterdir()):
+        if path.name not in TOKENIZER_FILES and path.suffix in (".safetensors", ".json"):
+            shutil.copyfile(path, target / path.name)
+    for name in sorted(TOKENIZER_FILES):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, target / name)
+    name_end_of_turn(target)
+    verify(target, start)
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__)
+    parser.add_argument("--step", type=int, help="only this step (default: all of AVERAGE_STEPS)")
+    args = parser.parse_args()
+    recipe = recipes.load(args.model, args.round)
+    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
+    keys = recipes.stage_keys(recipe, "convert")
+    saved = saved_steps(paths.train / "checkpoints")
+    missing = [step for step in steps if step not in saved and not (paths.convert / f"step_{step}").is_dir()]
+    if missing:
+        have = " ".join(map(str, saved)) or "none"
+        raise Failure(
+            f"step {missing[0]} is not saved (saved: {have}); run: make train MODEL={args.model} ROUND={args.round}"
+        )
+    train = read_done(paths.train, f"run: make train MODEL={args.model} ROUND={args.round}")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    for step in steps:
+        target = paths.convert / f"step_{step}"
+        inputs = train["inputs"] | {"step": str(step)}
+        if is_done(target, keys, inputs):
+            log(f"convert: step {step} is already there")
+            continue
+        with new_folder(target) as part:
+            convert(saved[step], paths.start, part)
+            files = [path for path in sorted(part.iterdir()) if path.is_file()]
+            outputs = {path.name: sha256(path) for path in files}
+            sizes = {path.name: path.stat().st_size for path in files}
+            write_done(part, keys, inputs, outputs=outputs, bytes=sizes, step=step)
+        log(f"convert: step {step} in {target}, verified")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,226 @@
+"""What every stage needs: one-line errors, atomic writes, hashes, and the DONE manifest.
+
+Standard library only: the checks that run before anything is queued must not wait for an import of torch.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+ROOT = Path(__file__).resolve().parent.parent
+START = time.time()
+
+
+class Failure(Exception):
+    """A mistake or a state that the user can mend; shown as one line, without a traceback."""
+
+    def __init__(self, message: str, status: int = 1):
+        super().__init__(message)
+        self.status = status
+
+
+def usage(message: str) -> NoReturn:
+    """Raise the failure that ends with exit status 2: the call itself was wrong."""
+    raise Failure(message, status=2)
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Call `main`, turn what users can mend into one line on stderr, and exit."""
+    try:
+        sys.exit(main() or 0)
+    except Failure as failure:
+        print(f"error: {failure}", file=sys.stderr)
+        sys.exit(failure.status)
+    except KeyboardInterrupt:
+        print("error: interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except OSError as error:
+        hint = {
+            errno.ENOSPC: "no space left; free some, or set WORK to another disk, and run it again",
+            errno.EDQUOT: "disk quota exceeded; free some space, or set WORK to another disk",
+            errno.EACCES: "permission denied; make it accessible, or set WORK to a folder of yours",
+            errno.EROFS: "read-only file system; set WORK to a writable folder",
+            errno.ENOENT: "no such file or folder; run the stage before this one",
+        }.get(error.errno or 0)
+        if hint is None and "No space left" in str(error):
+            hint = "no space left; free some, or set WORK to another disk, and run it again"
+        if hint is None:
+            raise
+        print(f"error: {error.filename or error.strerror}: {hint}", file=sys.stderr)
+        sys.exit(1)
+
+
+def log(message: str) -> None:
+    print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
+
+
+class Progress:
+    """Rows or bytes done, rate and remaining time, at most one line every few seconds."""
+
+    def __init__(self, what: str, total: int | None = None, every: float = 5.0):
+        self.what, self.total, self.every = what, total, every
+        self.start = self.shown = time.time()
+
+    def show(self, done: int) -> None:
+        now = time.time()
+        if now - self.shown < self.every or done == 0:
+            return
+        self.shown = now
+        rate = done / (now - self.start)
+        tail = f" of {self.total:,}, {(self.total - done) / rate:.0f} s left" if self.total else ""
+        log(f"{self.what}: {done:,}{tail} ({rate:,.0f}/s)")
+
+
+# --- files -----------------------------------------------------------------------------------------------------
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's content, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` beside `path`, flush it to disk, and rename it into place."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """Parse a JSON file; a broken one is named with the position of the fault."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise Failure(f"{path}: not valid JSON ({error}); restore the file") from None
+
+
+def read_jsonl(path: Path, torn_tail: bool = False) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON Lines file; a malformed line is named by file and number.
+
+    torn_tail: accept (and drop) an unfinished last line, as a killed writer leaves it.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+            except ValueError as error:
+                if torn_tail and not line.endswith(b"\n"):
+                    return
+                raise Failure(f"{path}:{number}: malformed JSON line ({error}); mend or remove it") from None
+            yield row
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Yield a scratch folder beside `target`; it becomes `target` by rename if the block succeeds.
+
+    Whatever a killed predecessor left under the scratch name is removed first.
+    """
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if target.exists():
+            raise Failure(f"{target} appeared while it was being made; is another run writing it?")
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+# --- DONE: what a stage made, from what, with which code ---------------------------------------------------------
+
+
+def code_identity() -> dict[str, Any]:
+    """Commit of the running code and whether it was changed; from the snapshot's record, else from git."""
+    record = ROOT / "SNAPSHOT"
+    if record.is_file():
+        return read_json(record)
+    try:
+        git = ["git", "-C", str(ROOT)]
+        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
+        if Path(top.stdout.strip()).resolve() != ROOT:
+            raise FileNotFoundError
+        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
+        return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": "unknown", "dirty": True}
+
+
+def recipe_hash(keys: dict[str, str]) -> str:
+    """sha256 of the sorted KEY=VALUE lines."""
+    return hashlib.sha256("".join(f"{k}={v}\n" for k, v in sorted(keys.items())).encode()).hexdigest()
+
+
+def peak_memory() -> int:
+    """Bytes: the larger of this process' and its largest child's peak resident size."""
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) * 1024
+
+
+def write_done(folder: Path, keys: dict[str, str], inputs: dict[str, str], **facts: Any) -> dict[str, Any]:
+    """Write `folder`/DONE, the last file of a stage.
+
+    keys: the recipe keys that the stage depends on; inputs: name -> sha256 of what it read.
+    facts: counts, outputs (name -> sha256) and whatever else the stage has to report.
+    """
+    done = {
+        "code": code_identity(),
+        "recipe_sha256": recipe_hash(keys),
+        "recipe": dict(sorted(keys.items())),
+        "inputs": inputs,
+        "seconds": round(time.time() - START, 1),
+        "peak_memory_bytes": peak_memory(),
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    } | facts
+    write_json(folder / "DONE", done)
+    return done
+
+
+def read_done(folder: Path, remedy: str) -> dict[str, Any]:
+    """The manifest of a finished stage; Failure with `remedy` when the stage has not finished."""
+    if not (folder / "DONE").is_file():
+        raise Failure(f"{folder} is not finished; {remedy}")
+    return read_json(folder / "DONE")
+
+
+def is_done(folder: Path, keys: dict[str, str], inputs: dict[str, str]) -> bool:
+    """True when `folder` holds the finished result of just these keys and inputs.
+
+    Raises Failure when it holds the result of others: results of two recipes never share a folder.
+    """
+    if not (folder / "DONE").is_file():
+        return False
+    done = read_json(folder / "DONE")
+    for what, old, new in (("recipe", done.get("recipe", {}), keys), ("inputs", done.get("inputs", {}), inputs)):
+        names = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
+        if names:
+            name = names[0]
+            change = f"{name} was {str(old.get(name))[:24]}, is now {str(new.get(name))[:24]}"
+            raise Failure(f"{folder} was made from another {what} ({change}); move it away or set another WORK")
+    return True

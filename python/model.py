@@ -1,0 +1,233 @@
+"""Fetch the base model at its revision and widen its RoPE where the recipe says so.
+
+    python python/model.py qwen7b 1 --work /lustre/me/sft
+
+Writes WORK/models/<base>/ with config.json patched, config.original.json as published (the baseline is evaluated
+with it), and DONE with the commit and the sha256 of every file. HF_ENDPOINT and HF_TOKEN are honoured.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import recipe as recipes
+import tiny
+from lib import Failure, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
+
+# What Qwen2.5-Math ships with, and the only values the patch accepts to replace
+# (NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:80-81).
+PUBLISHED_THETA, PUBLISHED_POSITIONS = 10000.0, 4096
+FILES = [
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "*.json",
+    "merges.txt",
+    "vocab.*",
+    "*.model",
+    "*.jinja",
+    "LICENSE*",
+]
+
+
+def resolve(repo: str, revision: str, kind: str) -> str:
+    """The commit behind a revision. Raises Failure when the hub does not answer or does not know it."""
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
+    except HfHubHTTPError as error:
+        status = error.response.status_code if error.response is not None else "no"
+        raise Failure(
+            f"{repo} at revision {revision}: the hub answers {status}; check the name and revision, "
+            "accept its licence on the hub, and set HF_TOKEN if it is gated"
+        ) from None
+    except Exception as error:  # the HTTP library's own errors differ between versions
+        raise Failure(
+            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}); check the network or HF_ENDPOINT"
+        ) from None
+
+
+def download(repo: str, revision: str, target: Path, kind: str, patterns: list[str]) -> str:
+    """Bring the files of a repository to `target`; returns the commit. A killed download resumes.
+
+    A moving revision such as main is resolved once: its commit is kept beside the part that is there already.
+    """
+    from huggingface_hub import snapshot_download
+
+    record = target / "REVISION"
+    if record.is_file():
+        return record.read_text(encoding="utf-8").strip()
+    part = target.with_name(f"{target.name}.download")
+    pinned = part / "REVISION"
+    if pinned.is_file():
+        commit = pinned.read_text(encoding="utf-8").strip()
+        log(f"resuming {repo} at {commit[:12]}")
+    else:
+        commit = revision if len(revision) == 40 else resolve(repo, revision, kind)
+        part.mkdir(parents=True, exist_ok=True)
+        pinned.write_text(commit + "\n", encoding="utf-8")
+        log(f"downloading {repo} at {commit[:12]}")
+    try:
+        snapshot_download(repo, revision=commit, repo_type=kind, local_dir=part, allow_patterns=patterns)
+    except OSError as error:
+        if isinstance(error, PermissionError) or error.errno == 28:
+            raise
+        reason = str(error).splitlines()[0][:150]
+        raise Failure(
+            f"{repo}: download stopped ({reason}); run it again to resume, or check HF_TOKEN and the revision"
+        ) from None
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
+        raise Failure(f"{repo}: download stopped ({reason}); run it again to resume") from None
+    shutil.rmtree(part / ".cache", ignore_errors=True)
+    part.rename(target)
+    return commit
+
+
+# --- RoPE --------------------------------------------------------------------------------------------------------
+
+
+def rope_of(config: dict[str, Any], where: Path) -> tuple[float, int]:
+    """(theta, positions) of a config, in the flat form or in transformers 5's rope_parameters.
+
+    Raises Failure when neither or two different ones are there, or RoPE is scaled in some other way.
+    """
+    nested = config.get("rope_parameters") or {}
+    kind = nested.get("rope_type", "default")
+    if kind != "default" or config.get("rope_scaling"):
+        raise Failure(f"{where}: RoPE is scaled already (rope_type {kind}); fetch the published config again")
+    thetas = {float(c["rope_theta"]) for c in (config, nested) if "rope_theta" in c}
+    if len(thetas) != 1 or "max_position_embeddings" not in config:
+        raise Failure(f"{where}: found rope_theta {sorted(thetas)}, not just one; fetch the published config again")
+    return thetas.pop(), int(config["max_position_embeddings"])
+
+
+def patch_rope(path: Path, theta: float, positions: int) -> bool:
+    """Widen RoPE in a config.json from the published values; False when it is so already.
+
+    Raises Failure and leaves the file alone when its values are neither the published nor the wanted pair.
+    """
+    config = read_json(path)
+    found = rope_of(config, path)
+    if found == (theta, positions):
+        return False
+    if found != (PUBLISHED_THETA, PUBLISHED_POSITIONS):
+        raise Failure(
+            f"{path}: rope_theta {found[0]:g} with {found[1]} positions is neither the published "
+            f"({PUBLISHED_THETA:g}, {PUBLISHED_POSITIONS}) nor the patched pair; fetch the published config again"
+        )
+    for part in (config, config.get("rope_parameters") or {}):
+        if "rope_theta" in part:
+            part["rope_theta"] = theta
+    config["max_position_embeddings"] = positions
+    write_json(path, config)
+    if rope_of(read_json(path), path) != (theta, positions):
+        raise Failure(f"{path}: reads back differently after the patch; check the file system")
+    return True
+
+
+def loaded_rope(folder: Path) -> tuple[float, int]:
+    """(theta, positions) as transformers understands a model folder: what training will really use."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    return float(config.rope_parameters["rope_theta"]), int(config.max_position_embeddings)
+
+
+def check_weights(folder: Path) -> None:
+    """Open every safetensors file: a truncated one is refused here, not after hours in the queue."""
+    from safetensors import SafetensorError, safe_open
+
+    shards = sorted(folder.glob("*.safetensors"))
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+    if not shards:
+        raise Failure(f"{folder} has no safetensors file; fetch the model again")
+    for shard in shards:
+        if not shard.is_file():
+            raise Failure(f"{shard} is missing; fetch the model again")
+        try:
+            with safe_open(shard, framework="np"):
+                pass
+        except SafetensorError as error:
+            raise Failure(f"{shard}: truncated or not safetensors ({error}); remove it and fetch it again") from None
+
+
+def random_base(recipe: recipes.Recipe, folder: Path) -> None:
+    seed = int(recipe["SEED"])
+    from data import format_row  # the tokenizer learns the very text it will see
+
+    texts = []
+    for split in recipe["SPLITS"].split(","):
+        for row in tiny.rows(split, int(recipe["GENERATE_PROBLEMS"]) // 2, seed):
+            formatted = format_row(split, row)
+            texts += [formatted["input"], formatted["output"]]
+    layers, hidden, heads, vocab = (int(recipe[f"RANDOM_{k}"]) for k in ("LAYERS", "HIDDEN", "HEADS", "VOCAB"))
+    tiny.write_model(folder, layers, hidden, heads, vocab, texts, seed)
+
+
+def finish(folder: Path, keys: recipes.Recipe, commit: str) -> None:
+    """Patch, check and describe a complete model folder."""
+    shutil.copyfile(folder / "config.json", folder / "config.original.json")
+    if "ROPE_THETA" in keys:
+        theta, positions = float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"])
+        patch_rope(folder / "config.json", theta, positions)
+    check_weights(folder)
+    check_rope(folder, keys)
+    outputs = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
+    sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
+    write_done(folder, keys, {}, revision=commit, outputs=outputs, bytes=sizes)
+
+
+def check_rope(folder: Path, keys: recipes.Recipe) -> None:
+    """Compare what transformers loads with the recipe. Raises Failure when they differ."""
+    found = loaded_rope(folder)
+    if "ROPE_THETA" in keys and found != (float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"])):
+        raise Failure(f"{folder} loads with RoPE {found}, not the recipe's; remove it and run make model again")
+    log(f"model: RoPE theta {found[0]:g}, {found[1]} positions, as transformers loads it")
+
+
+def main() -> None:
+    args = recipes.parser(__doc__).parse_args()
+    recipe = recipes.load(args.model, args.round)
+    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    if paths.start != paths.base:
+        read_done(paths.start, f"round {args.round} starts from it: finish make train MODEL={args.model} ROUND=1 first")
+        log(f"model: round {args.round} starts from {paths.start}")
+        return
+    keys = recipes.stage_keys(recipe, "model")
+    if is_done(paths.base, keys, {}):
+        if "ROPE_THETA" in keys:
+            patched = patch_rope(paths.base / "config.json", float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"]))
+            log(
+                "model: RoPE was back to the published values and is patched anew"
+                if patched
+                else "model: RoPE is already patched"
+            )
+        check_weights(paths.base)
+        log(f"model: {paths.base} is already there")
+        return
+    paths.base.parent.mkdir(parents=True, exist_ok=True)
+    if recipe["BASE_SOURCE"] == "random":
+        with new_folder(paths.base) as part:
+            random_base(recipe, part)
+            finish(part, keys, "random")
+    else:
+        fetched = paths.base.with_name(f"{paths.base.name}.fetched")
+        commit = download(recipe["BASE_MODEL"], recipe["BASE_REVISION"], fetched, "model", FILES)
+        # config.json comes back as published if a killed predecessor had patched it already.
+        original = fetched / "config.original.json"
+        if original.is_file():
+            shutil.copyfile(original, fetched / "config.json")
+        finish(fetched, keys, commit)
+        fetched.rename(paths.base)
+    parameters = sum(p.stat().st_size for p in paths.base.glob("*.safetensors"))
+    architecture = json.loads((paths.base / "config.json").read_text(encoding="utf-8")).get("architectures", ["?"])[0]
+    log(f"model: {architecture}, {parameters / 1e6:,.1f} MB of weights in {paths.base}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,311 @@
+"""Read, check and print a recipe: the only reader of recipes/*.env in Python.
+
+    python3 python/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
+    python3 python/recipe.py qwen7b 1 --files    # the files that hold them, for make and bash
+    python3 python/recipe.py --models            # the known models
+
+A recipe is three files with disjoint keys: common.env, the round's schedule (<model>.round<N>.env if the model
+has its own, else round<N>.env) and <model>.env.
+"""
+
+import argparse
+import difflib
+import re
+from pathlib import Path
+
+from lib import ROOT, run, usage
+
+RECIPES = ROOT / "recipes"
+# What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.
+LINE = re.compile(r"([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+
+Recipe = dict[str, str]
+
+
+def positive(text: str) -> bool:
+    return text.isascii() and text.isdigit() and int(text) > 0
+
+
+def count(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def number(text: str) -> bool:
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
+
+
+def steps(text: str) -> bool:
+    return all(positive(s) for s in text.split(","))
+
+
+def text(value: str) -> bool:
+    return bool(value)
+
+
+def one_of(*choices: str):
+    def check(value: str) -> bool:
+        return value in choices
+
+    check.__name__ = "one of " + ", ".join(choices)
+    return check
+
+
+SPLITS = ("cot", "tir", "genselect")
+
+
+def splits(value: str) -> bool:
+    return all(s in SPLITS for s in value.split(",")) and len(set(value.split(","))) == len(value.split(","))
+
+
+# Every key there is. True: each recipe must have it.
+KEYS = {
+    "ROUNDS": (text, True),
+    "ENGINE": (one_of("automodel", "nemo-rl", "nemo2"), True),
+    "DEVICE": (one_of("cpu", "gpu"), True),
+    "DTYPE": (one_of("float32", "bfloat16"), True),
+    "BASE_MODEL": (text, True),
+    "BASE_SOURCE": (one_of("hub", "random"), True),
+    "BASE_REVISION": (text, True),
+    "RANDOM_LAYERS": (positive, False),
+    "RANDOM_HIDDEN": (positive, False),
+    "RANDOM_HEADS": (positive, False),
+    "RANDOM_VOCAB": (positive, False),
+    "ROPE_THETA": (number, False),
+    "MAX_POSITIONS": (positive, False),
+    "LR": (number, True),
+    "MIN_LR": (number, True),
+    "LR_SCHEDULE": (one_of("cosine", "constant"), True),
+    "WARMUP": (count, True),
+    "WARMUP_INIT": (number, True),
+    "WEIGHT_DECAY": (number, True),
+    "ADAM_BETA1": (number, True),
+    "ADAM_BETA2": (number, True),
+    "ADAM_EPS": (number, True),
+    "CLIP_GRAD": (number, True),
+    "SEED": (count, True),
+    "TP": (positive, True),
+    "CP": (positive, True),
+    "PP": (positive, True),
+    "EP": (positive, True),
+    "NODES": (positive, True),
+    "GPUS_PER_NODE": (positive, True),
+    "DATASET": (text, True),
+    "DATASET_SOURCE": (one_of("hub", "generate"), True),
+    "DATASET_REVISION": (text, True),
+    "SPLITS": (splits, True),
+    "FILTER_SPLITS": (lambda v: v == "none" or splits(v), True),
+    "GENERATE_PROBLEMS": (positive, False),
+    "START_FROM": (one_of("base", "round1"), True),
+    "SEQ_LEN": (positive, True),
+    "PACKING": (one_of("true", "false"), True),
+    "GLOBAL_BATCH": (positive, True),
+    "MICRO_BATCH": (positive, True),
+    "STEPS": (positive, True),
+    "SAVE_EVERY": (positive, True),
+    "AVERAGE_STEPS": (steps, True),
+    "EVAL_SET": (text, False),
+    "EVAL_MAX_TOKENS": (positive, False),
+}
+KEYS["FILTER_SPLITS"][0].__name__ = "none or splits"
+
+# The keys that decide what a stage makes. What is not named here can change without making it again.
+STAGE_KEYS = {
+    "data": {"DATASET", "DATASET_SOURCE", "DATASET_REVISION", "SPLITS", "FILTER_SPLITS", "GENERATE_PROBLEMS", "SEED"},
+    "model": {k for k in KEYS if k.startswith(("BASE_", "RANDOM_"))} | {"ROPE_THETA", "MAX_POSITIONS", "SEED"},
+}
+STAGE_KEYS["train"] = set(KEYS) - {"ROUNDS", "AVERAGE_STEPS", "EVAL_SET", "EVAL_MAX_TOKENS"}
+STAGE_KEYS["convert"] = STAGE_KEYS["train"]
+STAGE_KEYS["average"] = STAGE_KEYS["train"] | {"AVERAGE_STEPS"}
+STAGE_KEYS["eval"] = STAGE_KEYS["average"] | {"EVAL_SET", "EVAL_MAX_TOKENS"}
+STAGE_KEYS["results"] = STAGE_KEYS["eval"]
+
+
+def stage_keys(recipe: Recipe, stage: str) -> Recipe:
+    """The part of the recipe that `stage` depends on."""
+    return {k: v for k, v in recipe.items() if k in STAGE_KEYS[stage]}
+
+
+def models() -> list[str]:
+    names = (p.name.removesuffix(".env") for p in RECIPES.glob("*.env"))
+    return sorted(n for n in names if n != "common" and not re.search(r"(^|\.)round", n))
+
+
+def read_file(path: Path) -> Recipe:
+    """KEY=VALUE lines of one file, strictly."""
+    found: Recipe = {}
+    where = path.relative_to(ROOT)
+    for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        if not line or line.startswith("#"):
+            continue
+        match = LINE.fullmatch(line)
+        if not match:
+            usage(
+                f"{where}:{n}: {line[:60]!r} is not KEY=VALUE; write it without blanks, quotes, '$' or trailing comment"
+            )
+        if match[1] in found:
+            usage(f"{where}:{n}: {match[1]} is set twice; keep one")
+        if match[1] not in KEYS:
+            near = difflib.get_close_matches(match[1], KEYS, 1)
+            hint = f"did you mean {near[0]}?" if near else "python/recipe.py lists the keys"
+            usage(f"{where}:{n}: unknown key {match[1]}; {hint}")
+        found[match[1]] = match[2]
+    return found
+
+
+def files(model: str, round_: str) -> list[Path]:
+    """The three files of a recipe; Failure (status 2) for an unknown model or round."""
+    known = models()
+    if not NAME.fullmatch(model) or model not in known:
+        usage(f"no recipe named {model!r}; known models: {' '.join(known)}")
+    path = RECIPES / f"{model}.env"
+    rounds = read_file(path).get("ROUNDS", "").split(",")
+    own, shared = RECIPES / f"{model}.round{round_}.env", RECIPES / f"round{round_}.env"
+    if round_ not in rounds:
+        usage(f"{model} has no round {round_!r}; known rounds: {' '.join(rounds)}")
+    layer = own if own.is_file() else shared
+    if not layer.is_file():
+        usage(f"{path.relative_to(ROOT)}: ROUNDS names {round_}, but there is no {shared.relative_to(ROOT)}; write it")
+    return [RECIPES / "common.env", layer, path]
+
+
+def load(model: str, round_: str) -> Recipe:
+    """The checked recipe of a model and round, as strings. Raises Failure (status 2)."""
+    recipe: Recipe = {}
+    for path in files(model, round_):
+        for key, value in read_file(path).items():
+            if key in recipe:
+                usage(f"{path.relative_to(ROOT)}: {key} is already set in another layer; every key has one home")
+            recipe[key] = value
+    check(model, recipe)
+    return recipe
+
+
+def check(model: str, r: Recipe) -> None:
+    """Refuse what cannot train, or would train something else than it says. Raises Failure (status 2)."""
+
+    def demand(holds: bool, why: str) -> None:
+        if not holds:
+            usage(f"recipe {model}: {why}")
+
+    for key, (valid, required) in KEYS.items():
+        if key not in r:
+            demand(not required, f"{key} is missing; add it")
+        else:
+            demand(valid(r[key]), f"{key}={r[key]} is not valid; it must be {valid.__name__}")
+
+    nodes, per_node = int(r["NODES"]), int(r["GPUS_PER_NODE"])
+    tp, cp, pp, ep = (int(r[k]) for k in ("TP", "CP", "PP", "EP"))
+    processes = nodes * per_node
+    demand(processes % (tp * cp * pp) == 0, f"{processes} GPUs do not divide by TP*CP*PP={tp * cp * pp}; change NODES")
+    dp = processes // (tp * cp * pp)
+    demand(dp % ep == 0, f"the data-parallel size {dp} does not divide by EP={ep}; change NODES or EP")
+    batch = int(r["GLOBAL_BATCH"])
+    demand(
+        batch % (dp * int(r["MICRO_BATCH"])) == 0,
+        f"GLOBAL_BATCH={batch} does not divide by {dp} replicas of MICRO_BATCH={r['MICRO_BATCH']}; change one",
+    )
+    # Megatron splits a packed sequence in 2*CP chunks per rank, and over TP with sequence parallelism
+    # (NeMo-RL 7ea279a nemo_rl/models/megatron/data.py:1284-1296).
+    unit = 2 * cp * tp
+    demand(
+        r["ENGINE"] != "nemo-rl" or int(r["SEQ_LEN"]) % unit == 0,
+        f"SEQ_LEN={r['SEQ_LEN']} does not divide by 2*CP*TP={unit}; change it",
+    )
+    demand(
+        r["ENGINE"] != "nemo-rl" or cp == 1 or r["PACKING"] == "true",
+        "CP > 1 needs PACKING=true on Megatron; set it",  # NeMo-RL 7ea279a megatron/setup.py:875-882
+    )
+    demand(
+        r["ENGINE"] != "automodel" or ((cp, pp) == (1, 1) and r["PACKING"] == "false"),
+        "engine automodel is driven here without CP, PP and packing; set CP=1 PP=1 PACKING=false",
+    )
+    total, every = int(r["STEPS"]), int(r["SAVE_EVERY"])
+    average = [int(s) for s in r["AVERAGE_STEPS"].split(",")]
+    demand(average == sorted(set(average)), f"AVERAGE_STEPS={r['AVERAGE_STEPS']} must ascend without repeats; sort it")
+    lost = [s for s in average if s > total or (s % every and s != total)]
+    demand(
+        not lost,
+        f"step {lost[:1]} of AVERAGE_STEPS is never saved with SAVE_EVERY={every}, STEPS={total}; change one",
+    )
+    demand(float(r["MIN_LR"]) <= float(r["LR"]), f"MIN_LR={r['MIN_LR']} is above LR={r['LR']}; swap them")
+    demand(float(r["WARMUP_INIT"]) <= float(r["LR"]), f"WARMUP_INIT={r['WARMUP_INIT']} is above LR={r['LR']}; lower it")
+    demand(int(r["WARMUP"]) < total, f"WARMUP={r['WARMUP']} is not shorter than STEPS={total}; shorten it")
+    demand(("ROPE_THETA" in r) == ("MAX_POSITIONS" in r), "ROPE_THETA and MAX_POSITIONS go together; set both or none")
+    math_base = "Math" in r["BASE_MODEL"] or r["BASE_SOURCE"] == "random"
+    demand(
+        "ROPE_THETA" not in r or math_base,
+        f"{r['BASE_MODEL']} is not a Math base, whose RoPE upstream leaves alone; remove ROPE_THETA and MAX_POSITIONS",
+    )
+    if "MAX_POSITIONS" in r:
+        demand(
+            int(r["SEQ_LEN"]) <= int(r["MAX_POSITIONS"]),
+            f"SEQ_LEN={r['SEQ_LEN']} exceeds MAX_POSITIONS={r['MAX_POSITIONS']}; shorten it",
+        )
+    random_keys = ("RANDOM_LAYERS", "RANDOM_HIDDEN", "RANDOM_HEADS", "RANDOM_VOCAB")
+    for key in random_keys:
+        demand((key in r) == (r["BASE_SOURCE"] == "random"), f"{key} goes with BASE_SOURCE=random; set both or none")
+    demand(
+        ("GENERATE_PROBLEMS" in r) == (r["DATASET_SOURCE"] == "generate"),
+        "GENERATE_PROBLEMS goes with DATASET_SOURCE=generate; set both or none",
+    )
+    if r["BASE_SOURCE"] == "random":
+        demand(
+            int(r["RANDOM_HIDDEN"]) % (2 * int(r["RANDOM_HEADS"])) == 0,
+            "RANDOM_HIDDEN must divide by twice RANDOM_HEADS (RoPE needs an even head size); change one",
+        )
+    demand(("EVAL_SET" in r) == ("EVAL_MAX_TOKENS" in r), "EVAL_SET and EVAL_MAX_TOKENS go together; set both or none")
+
+
+# --- where things lie --------------------------------------------------------------------------------------------
+
+
+class Paths:
+    """The folders of one run below WORK: the output mirrors the stages, and no round shares one with another."""
+
+    def __init__(self, work: str | Path, model: str, round_: str, recipe: Recipe):
+        self.work = Path(work).resolve()
+        self.base = self.work / "models" / recipe["BASE_MODEL"].split("/")[-1]
+        self.dataset = self.work / "data" / recipe["DATASET"].split("/")[-1].lower()
+        self.data = self.dataset / f"round{round_}"
+        self.run = self.work / "runs" / model / f"round{round_}"
+        self.train, self.convert, self.average, self.eval, self.results = (
+            self.run / stage for stage in ("train", "convert", "average", "eval", "results")
+        )
+        # What training starts from: the patched base, or the model that round 1 ended with.
+        self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"
+
+
+def parser(doc: str | None) -> argparse.ArgumentParser:
+    """The arguments that every stage takes: MODEL ROUND --work DIR."""
+    arguments = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("model", help="a recipe: the name of a file in recipes/")
+    arguments.add_argument("round", help="a round of that recipe")
+    arguments.add_argument("--work", default="work", help="where everything is written (default: work)")
+    return arguments
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("model", nargs="?")
+    arguments.add_argument("round", nargs="?")
+    arguments.add_argument("--files", action="store_true", help="print the recipe's files")
+    arguments.add_argument("--models", action="store_true", help="print the known models")
+    args = arguments.parse_args()
+    if args.models:
+        print("\n".join(models()))
+    elif args.model is None or args.round is None:
+        usage("say which MODEL and ROUND; known models: " + " ".join(models()))
+    else:
+        recipe = load(args.model, args.round)
+        if args.files:
+            print("\n".join(str(p) for p in files(args.model, args.round)))
+        else:
+            print("\n".join(f"{k}={v}" for k, v in sorted(recipe.items())))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,119 @@
+"""Put a run's numbers together: results.json, loss.png and a Markdown table.
+
+    python python/results.py tiny 1 --work work
+
+Reads the DONE of every stage and the training log; writes WORK/runs/<model>/round<N>/results/.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import recipe as recipes
+from lib import is_done, log, new_folder, read_done, recipe_hash, run, write_done, write_json
+from train import losses
+
+STAGES = ("data", "model", "train", "convert", "average", "eval")
+
+
+def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[str, dict[str, Any]]:
+    """The manifest of every stage; convert's is the sum over its steps. Raises Failure for the first unfinished one."""
+    folders = {
+        "data": paths.data,
+        "model": paths.start,
+        "train": paths.train,
+        "average": paths.average,
+        "eval": paths.eval,
+    }
+    done = {name: read_done(folder, f"run: make {name} {again}") for name, folder in folders.items()}
+    steps = [
+        read_done(paths.convert / f"step_{step}", f"run: make convert {again}")
+        for step in recipe["AVERAGE_STEPS"].split(",")
+    ]
+    done["convert"] = {
+        "seconds": round(sum(step["seconds"] for step in steps), 1),
+        "peak_memory_bytes": max(step["peak_memory_bytes"] for step in steps),
+    }
+    return done
+
+
+def table(result: dict[str, Any]) -> str:
+    """The run as Markdown: scores, then seconds and memory of each stage."""
+    lines = [
+        f"# {result['model']}, round {result['round']}",
+        "",
+        f"Commit `{result['code']['commit'][:12]}`{' with uncommitted changes' if result['code']['dirty'] else ''}, "
+        f"recipe `{result['recipe_sha256'][:12]}`, data `{result['data_sha256'][:12]}`; "
+        f"{result['steps']} steps in {result['links']} link(s), final loss {result['final_loss']:.4f}.",
+        "",
+        "| model | n | pass@1 | no answer | truncated |",
+        "|---|---|---|---|---|",
+    ]
+    for name in ("baseline", "averaged"):
+        s = result[name]
+        lines.append(f"| {name} | {s['n']} | {s['pass@1']:.1%} | {s['no_answer']:.1%} | {s['truncated']:.1%} |")
+    lines += ["", "| stage | seconds | peak memory, MiB |", "|---|---|---|"]
+    for name, cost in result["stages"].items():
+        lines.append(f"| {name} | {cost['seconds']:.1f} | {cost['peak_memory_bytes'] / 2**20:,.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
+    """Loss and learning rate over the steps, as PNG."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, left = plt.subplots(figsize=(7, 4), dpi=120)
+    left.plot(list(metrics), [m["loss"] for m in metrics.values()], color="tab:blue", linewidth=1.2)
+    left.set_xlabel("optimizer step")
+    left.set_ylabel("training loss", color="tab:blue")
+    left.set_yscale("log")
+    left.grid(alpha=0.3)
+    right = left.twinx()
+    right.plot(list(metrics), [m["lr"] for m in metrics.values()], color="tab:gray", linewidth=1, linestyle="--")
+    right.set_ylabel("learning rate", color="tab:gray")
+    left.set_title(title)
+    figure.tight_layout()
+    figure.savefig(target)
+    plt.close(figure)
+
+
+def main() -> None:
+    args = recipes.parser(__doc__).parse_args()
+    recipe = recipes.load(args.model, args.round)
+    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    done = collect(paths, recipe, f"MODEL={args.model} ROUND={args.round}")
+    keys = recipes.stage_keys(recipe, "results")
+    inputs = done["eval"]["inputs"] | done["train"]["inputs"]
+    if is_done(paths.results, keys, inputs):
+        log(f"results: {paths.results} is already there")
+    else:
+        metrics = losses(paths.train / "checkpoints")
+        result = {
+            "model": args.model,
+            "round": args.round,
+            "code": done["train"]["code"],
+            "recipe_sha256": recipe_hash(keys),
+            "data_sha256": done["train"]["inputs"]["data"],
+            "model_revision": done["model"].get("revision"),
+            "steps": done["train"]["steps"],
+            "links": done["train"]["links"],
+            "final_loss": done["train"]["final_loss"],
+            "baseline": done["eval"]["scores"]["baseline"],
+            "averaged": done["eval"]["scores"]["averaged"],
+            "grader": done["eval"]["grader"],
+            "decoding": done["eval"]["decoding"],
+            "stages": {s: {k: done[s][k] for k in ("seconds", "peak_memory_bytes")} for s in STAGES},
+        }
+        with new_folder(paths.results) as part:
+            write_json(part / "results.json", result)
+            draw(metrics, f"{args.model}, round {args.round}", part / "loss.png")
+            (part / "README.md").write_text(table(result), encoding="utf-8")
+            write_done(part, keys, inputs)
+    print()
+    print((paths.results / "README.md").read_text(encoding="utf-8"), end="")
+
+
+if __name__ == "__main__":
+    run(main)

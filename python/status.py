@@ -1,0 +1,128 @@
+"""Show what each stage of a run is doing: state, step or count, time left, Slurm job.
+
+    python3 python/status.py tiny 1 --work work
+
+From the files alone, plus squeue where there is one; standard library only, so it works on any login node.
+"""
+
+import shutil
+import subprocess
+import time
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import recipe as recipes
+from lib import read_json, run
+from train import losses, saved_steps
+
+Job = tuple[str, str, str]  # id, Slurm's state, reason or node
+
+
+def read_jobs(chain: Path) -> tuple[dict[str, list[Job]], str]:
+    """(stage -> its jobs in the order they were queued, note on what could not be asked)."""
+    jobs: dict[str, list[Job]] = {}
+    if not chain.is_file():
+        return jobs, ""
+    ids = [line.split("\t")[1:3] for line in chain.read_text(encoding="utf-8").splitlines() if line.count("\t") == 2]
+    states: dict[str, tuple[str, str]] = {}
+    note = ""
+    if not shutil.which("squeue"):
+        note = "no squeue here: states are from the files alone"
+    elif ids:
+        command = ["squeue", "-h", "-t", "all", "-j", ",".join(id_ for _, id_ in ids), "-o", "%i|%T|%R"]
+        try:
+            answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
+            if answer.returncode and "Invalid job id" not in answer.stderr:
+                note = "Slurm does not answer: states are from the files alone"
+            for line in answer.stdout.splitlines():
+                id_, state, reason = line.split("|", 2)
+                states[id_] = (state, reason)
+        except subprocess.TimeoutExpired:
+            note = "Slurm does not answer: states are from the files alone"
+    for name, id_ in ids:
+        state, reason = states.get(id_, ("", ""))  # Slurm forgets a job some minutes after its end
+        jobs.setdefault(name, []).append((id_, state, reason))
+    return jobs, note
+
+
+def duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def training(paths: recipes.Paths, recipe: recipes.Recipe) -> tuple[str, str]:
+    """(progress, time left) of the train stage; the pace is that of the last 50 steps."""
+    steps = int(recipe["STEPS"])
+    metrics = losses(paths.train / "checkpoints")
+    step = max(metrics, default=0)
+    saved = max(saved_steps(paths.train / "checkpoints"), default=0)
+    times = [datetime.fromisoformat(row["timestamp"]).timestamp() for row in list(metrics.values())[-50:]]
+    left = ""
+    if step < steps and len(times) > 1:
+        gaps = sorted(b - a for a, b in pairwise(times) if b > a)
+        if gaps:
+            left = duration((steps - step) * gaps[len(gaps) // 2])
+    return f"step {step}/{steps}, saved {saved}", left
+
+
+def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[Job]]) -> list[tuple[str, ...]]:
+    """One row per stage: name, state, progress, time left, jobs."""
+    steps = recipe["AVERAGE_STEPS"].split(",")
+    converted = sum((paths.convert / f"step_{step}" / "DONE").is_file() for step in steps)
+    folders = {"data": paths.data, "model": paths.start, "train": paths.train, "average": paths.average}
+    folders |= {"eval": paths.eval, "results": paths.results}
+    rows = []
+    for name in ("data", "model", "train", "convert", "average", "eval", "results"):
+        queued = jobs.get(name, [])
+        done = converted == len(steps) if name == "convert" else (folders[name] / "DONE").is_file()
+        live = [job for job in queued if job[1] in ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")]
+        progress, left = "", ""
+        if name == "train":
+            progress, left = training(paths, recipe)
+        elif name == "convert":
+            progress = f"{converted}/{len(steps)} steps"
+        elif done and name == "eval":
+            scores = read_json(folders[name] / "DONE")["scores"]
+            progress = ", ".join(f"{who} {score['pass@1']:.1%}" for who, score in scores.items())
+        elif done and name == "data":
+            progress = f"{read_json(folders[name] / 'DONE')['rows']['all']:,} rows"
+        if done:
+            state = "done"
+        elif live:
+            state = live[0][1].lower()
+        elif name == "train" and active(paths.train):
+            state = "running"
+        elif queued and queued[-1][1]:
+            state = queued[-1][1].lower()  # how the last of its jobs ended
+        else:
+            state = "unfinished" if name == "train" and (paths.train / "RUN").is_file() else "-"
+        shown = " ".join(
+            f"{id_}:{state_.lower()}{reason if state_ == 'PENDING' else ''}" for id_, state_, reason in queued
+        )
+        rows.append((name, state, progress, left if state == "running" else "", shown.replace(": ", " ")))
+    return rows
+
+
+def active(train: Path) -> bool:
+    """Whether the training log grew in the last two minutes."""
+    log_file = train / "checkpoints" / "training.jsonl"
+    return log_file.is_file() and time.time() - log_file.stat().st_mtime < 120
+
+
+def main() -> None:
+    args = recipes.parser(__doc__).parse_args()
+    recipe = recipes.load(args.model, args.round)
+    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    jobs, note = read_jobs(paths.run / "chain.tsv")
+    rows = [("stage", "state", "progress", "left", "jobs"), *summary(paths, recipe, jobs)]
+    widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    print(f"{args.model} round {args.round} in {paths.run}")
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, [*widths, 0], strict=True)).rstrip())
+    if note:
+        print(f"note: {note}")
+
+
+if __name__ == "__main__":
+    run(main)

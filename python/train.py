@@ -1,0 +1,313 @@
+"""One training link with nemo-automodel: from the last checkpoint to the last step, or as far as time allows.
+
+    torchrun --nproc-per-node 2 python/train.py tiny 1 --work work
+    python python/train.py tiny 1 --work work --render      # print the YAML, train nothing
+    python python/train.py tiny 1 --work work --check       # inputs and identity only; prints the last saved step
+
+A link resumes by itself. It ends at the recipe's last step, LINK_END (seconds since the epoch; set by the job from
+its time limit), after LINK_STEPS steps, or on SIGTERM; in each case with a checkpoint of the step it is at.
+"""
+
+import json
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import recipe as recipes
+from data import END_OF_TURN
+from lib import (
+    START,
+    Failure,
+    code_identity,
+    log,
+    peak_memory,
+    read_done,
+    read_json,
+    read_jsonl,
+    recipe_hash,
+    run,
+    write_done,
+    write_json,
+)
+
+CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
+
+
+def saved_steps(checkpoints: Path) -> dict[int, Path]:
+    """Optimizer step -> folder of every complete checkpoint.
+
+    nemo-automodel counts steps from 0 in the folder's name, and removes .incomplete when the checkpoint is published
+    (0.7.0 components/checkpoint/lifecycle.py). A step saved in two epochs cannot be: the step decides the epoch.
+    """
+    found = {}
+    if checkpoints.is_dir():
+        for folder in checkpoints.iterdir():
+            match = CHECKPOINT.fullmatch(folder.name)
+            if match and not (folder / ".incomplete").exists():
+                found[int(match[1]) + 1] = folder
+    return dict(sorted(found.items()))
+
+
+def losses(checkpoints: Path) -> dict[int, dict[str, Any]]:
+    """Optimizer step -> its metrics; of a step that was trained twice (killed after the last save) the later one."""
+    log_file = checkpoints / "training.jsonl"
+    if not log_file.is_file():
+        return {}
+    return dict(sorted((row["step"] + 1, row) for row in read_jsonl(log_file, torn_tail=True)))
+
+
+def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = None) -> dict[str, Any]:
+    """nemo-automodel 0.7.0's configuration of a recipe.
+
+    Everything a run depends on is written out, so that a changed default upstream cannot change it.
+    """
+    number = {k: float(recipe[k]) for k in ("LR", "MIN_LR", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_EPS", "CLIP_GRAD")}
+    steps, seed = int(recipe["STEPS"]), int(recipe["SEED"])
+    checkpoint: dict[str, Any] = {
+        "enabled": True,
+        "checkpoint_dir": str(paths.train / "checkpoints"),
+        "model_save_format": "safetensors",
+        "save_consolidated": "every",  # every saved step can be converted, also after a link was killed
+    }
+    if resume:
+        # Named outright: a checkpoint found by itself is skipped in silence when the model's path has changed.
+        checkpoint["restore_from"] = resume.name
+    return {
+        "recipe": "TrainFinetuneRecipeForNextTokenPrediction",
+        "seed": seed,
+        "step_scheduler": {
+            "global_batch_size": int(recipe["GLOBAL_BATCH"]),
+            "local_batch_size": int(recipe["MICRO_BATCH"]),
+            "max_steps": steps,
+            "num_epochs": None,  # as many as max_steps needs
+            "ckpt_every_steps": int(recipe["SAVE_EVERY"]),
+            "save_checkpoint_every_epoch": False,
+        },
+        "dist_env": {"backend": "gloo" if recipe["DEVICE"] == "cpu" else "nccl", "timeout_minutes": 30},
+        "model": {
+            "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
+            "pretrained_model_name_or_path": str(paths.start),
+            "torch_dtype": recipe["DTYPE"],
+            "attn_implementation": "sdpa",
+        },
+        "checkpoint": checkpoint,
+        "distributed": {
+            "strategy": "fsdp2",
+            "tp_size": int(recipe["TP"]),
+            "cp_size": int(recipe["CP"]),
+            "pp_size": int(recipe["PP"]),
+        },
+        "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
+        "dataset": {
+            "_target_": "dataset.SftDataset",
+            "path": str(paths.data / "all.jsonl"),
+            "seq_len": int(recipe["SEQ_LEN"]),
+            "end_of_turn": END_OF_TURN,
+        },
+        "dataloader": {
+            "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
+            "collate_fn": "nemo_automodel.components.datasets.utils.default_collater",
+            "shuffle": True,
+            "drop_last": True,
+        },
+        "optimizer": {
+            "_target_": "torch.optim.AdamW",
+            "lr": number["LR"],
+            "weight_decay": number["WEIGHT_DECAY"],
+            "betas": [float(recipe["ADAM_BETA1"]), float(recipe["ADAM_BETA2"])],
+            "eps": number["ADAM_EPS"],
+        },
+        "lr_scheduler": {
+            "lr_decay_style": recipe["LR_SCHEDULE"],
+            "lr_warmup_steps": int(recipe["WARMUP"]),
+            "lr_decay_steps": steps,
+            "init_lr": number["WARMUP_INIT"],
+            "max_lr": number["LR"],
+            "min_lr": number["MIN_LR"],
+        },
+        "clip_grad_norm": {"max_norm": number["CLIP_GRAD"]},
+    }
+
+
+def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[recipes.Recipe, dict[str, str]]:
+    """(recipe keys, input hashes) of the run, checked against its first link's record.
+
+    Raises Failure when data or model are missing, cut short, or not those that the run was started with.
+    """
+    again = f"MODEL={args.model} ROUND={args.round}"
+    data = read_done(paths.data, f"run: make data {again}")
+    model = read_done(paths.start, f"run: make model {again}" if paths.start == paths.base else "finish round 1 first")
+    for folder, done, stage in ((paths.data, data, "data"), (paths.start, model, "model")):
+        for name, size in done["bytes"].items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != size:
+                raise Failure(
+                    f"{folder / name} is missing or not of {size} bytes; remove {folder} and run: make {stage} {again}"
+                )
+    keys = recipes.stage_keys(recipe, "train")
+    inputs = {"data": data["outputs"]["all.jsonl"], "model": recipe_hash(model["outputs"])}
+    record = paths.train / "RUN"
+    if record.is_file():
+        first = read_json(record)
+        now = {"recipe": keys, "inputs": inputs}
+        for what in ("recipe", "inputs"):
+            for name in sorted(first[what].keys() | now[what].keys()):
+                was, is_ = first[what].get(name), now[what].get(name)
+                if was != is_:
+                    raise Failure(
+                        f"{paths.train} was started with other {what} ({name}: {str(was)[:16]}, now {str(is_)[:16]}); "
+                        "restore it, or move the run away to start over"
+                    )
+    return keys, inputs
+
+
+# --- the engine --------------------------------------------------------------------------------------------------
+
+
+def without_cuda() -> None:
+    """What nemo-automodel 0.7.0 needs to run on a CPU: its recipe calls four CUDA functions unconditionally.
+
+    Dynamo is off because compiling one step costs more than the demo; the losses are the same.
+    """
+    import nemo_automodel._transformers.auto_model as auto_model
+    import torch
+
+    torch._dynamo.config.disable = True
+    torch.cuda.reset_peak_memory_stats = lambda *a, **k: None
+    torch.cuda.max_memory_allocated = lambda *a, **k: 0
+    torch.cuda.current_device = lambda: 0
+    real = auto_model.apply_model_infrastructure
+    auto_model.apply_model_infrastructure = lambda *a, **k: real(*a, **{**k, "device": torch.device("cpu")})
+
+
+def trim_torn_line(path: Path) -> None:
+    """Drop the unfinished last line that a killed writer left, so that the next record starts a line of its own."""
+    if path.is_file():
+        with open(path, "rb+") as file:
+            content = file.read()
+            file.truncate(content.rfind(b"\n") + 1)
+
+
+def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int) -> None:
+    """Run the engine from step `resume` until the last step or the end of the link."""
+    import torch
+
+    if not torch.cuda.is_available():
+        without_cuda()
+    from nemo_automodel.components.config import loader
+    from nemo_automodel.recipes.llm import train_ft
+
+    loader.set_enable_user_modules(True)  # dataset.SftDataset is ours
+    build = train_ft.build_metric_logger
+
+    def write_through(path: Path, **options: Any) -> Any:
+        """Every loss line on disk before the next step: a SIGKILL must not take the last hundred with it."""
+        logger = build(path, **options)
+        logger.buffer_size, logger._fsync_on_write = 1, True
+        return logger
+
+    train_ft.build_metric_logger = write_through
+    end, limit = float(os.environ.get("LINK_END") or "inf"), int(os.environ.get("LINK_STEPS") or "0")
+
+    class Link(train_ft.TrainFinetuneRecipeForNextTokenPrediction):
+        """The engine's own recipe, which asks itself to stop, by the signal it knows, when the link is over."""
+
+        def log_train_metrics(self, data: Any) -> None:
+            super().log_train_metrics(data)
+            step = data.step + 1
+            if not self.dist_env.is_main:
+                return
+            if step % 20 == 0 or step == steps:
+                left = (steps - step) * (time.time() - started) / (step - resume)
+                loss, rate = float(data.metrics["loss"]), data.metrics["lr"]
+                log(f"train: step {step}/{steps}, loss {loss:.4f}, lr {rate:.2e}, {left:.0f} s left")
+            if step < steps and (time.time() >= end or step - resume == limit):
+                log(f"train: the link is over at step {step}; saving a checkpoint for the next one")
+                signal.raise_signal(signal.SIGTERM)
+
+        def save_checkpoint(self, epoch: int, step: int, *rest: Any, **options: Any) -> None:
+            super().save_checkpoint(epoch, step, *rest, **options)
+            memory = torch.tensor(peak_memory(), dtype=torch.float64)
+            torch.distributed.all_reduce(memory.to(self.dist_env.device or "cpu"))
+            if self.dist_env.is_main:
+                record = {
+                    "link": int(START),
+                    "from": resume,
+                    "step": step + 1,
+                    "seconds": round(time.time() - START, 1),
+                }
+                with open(paths.train / "links.jsonl", "a", encoding="utf-8") as file:
+                    file.write(json.dumps(record | {"peak_memory_bytes": int(memory.item())}) + "\n")
+
+    engine = Link(loader.ConfigNode(config))
+    engine.setup()
+    if engine.step_scheduler.step != resume:
+        raise Failure(f"the engine starts at step {engine.step_scheduler.step} instead of {resume}; see its log")
+    started = time.time()
+    engine.run_train_validation_loop()
+
+
+def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, inputs: dict[str, str]) -> None:
+    """Write DONE for a run whose last step is saved, once: steps, links, seconds and memory from its own records."""
+    if (paths.train / "DONE").is_file():
+        return
+    steps = int(recipe["STEPS"])
+    metrics = losses(paths.train / "checkpoints")
+    missing = [step for step in range(1, steps + 1) if step not in metrics]
+    if missing:
+        raise Failure(
+            f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the run's record is not whole"
+        )
+    links = {row["link"]: row for row in read_jsonl(paths.train / "links.jsonl", torn_tail=True)}
+    write_done(
+        paths.train,
+        keys,
+        inputs,
+        steps=steps,
+        final_loss=metrics[steps]["loss"],
+        links=len(links),
+        seconds=round(sum(link["seconds"] for link in links.values()), 1),
+        peak_memory_bytes=max(link["peak_memory_bytes"] for link in links.values()),
+    )
+
+
+def main() -> None:
+    parser = recipes.parser(__doc__)
+    parser.add_argument("--render", action="store_true", help="print the engine's configuration and stop")
+    parser.add_argument("--check", action="store_true", help="check the inputs, print the last saved step and stop")
+    args = parser.parse_args()
+    recipe = recipes.load(args.model, args.round)
+    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    steps = int(recipe["STEPS"])
+    saved = saved_steps(paths.train / "checkpoints")
+    resume = max(saved, default=0)
+    config = render(recipe, paths, saved.get(resume))
+    if args.render:
+        import yaml
+
+        print(yaml.safe_dump(config, sort_keys=False), end="")
+        return
+    keys, inputs = identity(recipe, paths, args)
+    if args.check:
+        if resume >= steps:
+            finish(recipe, paths, keys, inputs)
+        print(resume)
+        return
+
+    rank = int(os.environ.get("RANK", "0"))
+    if rank == 0:
+        if not (paths.train / "RUN").is_file():
+            paths.train.mkdir(parents=True, exist_ok=True)
+            write_json(paths.train / "RUN", {"recipe": keys, "inputs": inputs, "code": code_identity()})
+        write_json(paths.train / "automodel.json", config)
+        trim_torn_line(paths.train / "checkpoints" / "training.jsonl")
+    try:
+        train(config, paths, resume, steps)
+    except Failure as failure:
+        raise failure if rank == 0 else Failure(f"rank {rank}: {failure}") from None
+
+
+if __name__ == "__main__":
+    run(main)

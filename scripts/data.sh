@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# data.sh MODEL ROUND: format the round's training data. DATA_SRC=dir takes its files in place of the download.
+# shellcheck source=scripts/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+[[ $# == 2 ]] || usage 'wrong number of arguments; usage: data.sh MODEL ROUND'
+MODEL=$1 ROUND=$2
+load_cluster
+load_recipe "$MODEL" "$ROUND"
+open_work
+open_venv
+options=()
+if [[ -n ${DATA_SRC:-} ]]; then options+=(--source "$DATA_SRC"); fi
+lock "$WORK/data/.lock" 1 "make data below $WORK"
+stage data "${options[@]}"

@@ -1,0 +1,48 @@
+# shellcheck shell=bash
+# Engine automodel: nemo-automodel under torchrun, one launcher per node, on one machine or under Slurm.
+
+# engine_train: run one link; returns the launcher's status. Its whole output goes to a log of its own.
+engine_train() {
+    local launch=() head cpus status file
+    local torchrun=("$VENV/bin/python" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0)
+    file=$RUN/train/logs/${SLURM_JOB_ID:-local}-${SLURM_RESTART_COUNT:-0}-$(date +%Y%m%dT%H%M%S).log
+    mkdir -p -- "${file%/*}"
+
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then
+        [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
+            usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
+        head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+        launch=(srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_ON_NODE")
+        torchrun+=(
+            --nnodes "$NODES"
+            --rdzv-backend c10d
+            --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
+            --rdzv-endpoint "$head:$((20000 + SLURM_JOB_ID % 10000))" # below the ephemeral ports
+        )
+        if [[ -n ${NET_IFNAME:-} ]]; then
+            export GLOO_SOCKET_IFNAME=$NET_IFNAME NCCL_SOCKET_IFNAME=$NET_IFNAME
+        fi
+    else
+        [[ $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
+        torchrun+=(--standalone)
+    fi
+
+    # As many threads as there are cores for each process; Slurm may count more CPUs than the machine has.
+    cpus=$(nproc)
+    if ((cpus > ${SLURM_CPUS_ON_NODE:-$cpus})); then cpus=$SLURM_CPUS_ON_NODE; fi
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > GPUS_PER_NODE ? cpus / GPUS_PER_NODE : 1))}
+    export TQDM_DISABLE=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+
+    log "train: engine log $file"
+    set +e
+    # tee and grep outlive a Ctrl-C: the engine answers it with a checkpoint, whose lines still belong in the log.
+    "${launch[@]}" "${torchrun[@]}" "$ROOT/python/train.py" "$MODEL" "$ROUND" --work "$WORK" 2>&1 |
+        (trap '' INT TERM && tee -a "$file" | grep --line-buffered -E '^(\[[0-9:]{8}\] |error: )')
+    status=${PIPESTATUS[0]}
+    set -e
+    if ((status != 0)); then
+        log "train: the launcher ended with status $status; last errors in its log:"
+        grep -aE '(Error|Signal|Killed)' "$file" | tail -n 3 | cut -c 1-300
+    fi
+    return "$status"
+}

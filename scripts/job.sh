@@ -1,0 +1,26 @@
+# shellcheck shell=bash
+# Sourced by every sbatch file, with MODEL and ROUND as arguments: finds the code, the recipe and the folders.
+#
+# Slurm runs a copy of the sbatch file from its spool folder, so the code is found by CODE (set by submit.sh) or, when
+# the file was given to sbatch directly, by the folder of submission; such a job takes its own snapshot when it starts.
+# shellcheck source=scripts/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+[[ $# == 2 ]] || usage "wrong number of arguments; usage: sbatch $(basename -- "$0") MODEL ROUND"
+MODEL=$1 ROUND=$2
+load_cluster
+load_recipe "$MODEL" "$ROUND"
+open_work
+open_venv
+RUN=$WORK/runs/$MODEL/round$ROUND
+if [[ ! -f $ROOT/SNAPSHOT ]]; then
+    own=$RUN/code/job-${SLURM_JOB_ID:-local-$$} # a requeued job finds the code that it first started with
+    if [[ ! -f $own ]]; then
+        code=$("$ROOT/scripts/snapshot.sh" "$RUN")
+        printf '%s\n' "$code" >"$own"
+    fi
+    ROOT=$(<"$own")
+    # shellcheck source=scripts/lib.sh
+    . "$ROOT/scripts/lib.sh"
+    load_recipe "$MODEL" "$ROUND"
+fi

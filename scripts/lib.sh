@@ -1,0 +1,76 @@
+# shellcheck shell=bash
+# Sourced by every script and job: errors, recipes, folders, locks. Sets the shell's options, nothing else.
+set -euo pipefail
+ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+
+log() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
+die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
+usage() { printf 'error: %s\n' "$*" >&2 && exit 2; }
+
+# load_cluster: cluster.env, where the environment (so: make's command line) has not said otherwise.
+load_cluster() {
+    local line
+    [[ -f $ROOT/cluster.env ]] || return 0
+    while IFS= read -r line || [[ -n $line ]]; do
+        [[ -z $line || $line == '#'* ]] && continue
+        [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ ]] ||
+            usage "cluster.env: '$line' is not KEY=VALUE; write it without blanks, quotes, '\$' or trailing comment"
+        [[ -v ${BASH_REMATCH[1]} ]] || export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"
+    done <"$ROOT/cluster.env"
+}
+
+# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable.
+load_recipe() {
+    local files file
+    files=$(python3 "$ROOT/python/recipe.py" "$1" "$2" --files) || exit 2
+    while IFS= read -r file; do
+        # shellcheck source=/dev/null
+        . "$file"
+    done <<<"$files"
+}
+
+# show_recipe MODEL ROUND: the recipe as the shell reads it.
+show_recipe() {
+    local files key
+    load_recipe "$@"
+    mapfile -t files < <(python3 "$ROOT/python/recipe.py" "$1" "$2" --files)
+    sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' "${files[@]}" | LC_ALL=C sort |
+        while read -r key; do printf '%s=%s\n' "$key" "${!key}"; done
+}
+
+# open_work: WORK as an absolute, writable folder.
+open_work() {
+    WORK=$(realpath -ms -- "${WORK:-$ROOT/work}")
+    if ! { mkdir -p -- "$WORK" && : >"$WORK/.writable"; } 2>/dev/null; then
+        die "WORK=$WORK is not writable; set WORK to a folder of yours with room, e.g. WORK=/scratch/me"
+    fi
+    rm -f -- "$WORK/.writable"
+    export WORK
+}
+
+# open_venv: the Python that the stages run in; built by make setup from the very pins of this code.
+open_venv() {
+    export VENV=${VENV:-$ROOT/.venv}
+    [[ -x $VENV/bin/python && -f $VENV/PINS ]] || die "$VENV is not set up; run: make setup"
+    [[ $(<"$VENV/PINS") == "$(pins)" ]] || die "$VENV was built from other pins than docker/requirements.txt; run: make setup"
+}
+pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
+
+# stage NAME [ARG...]: run a stage's Python script for MODEL and ROUND.
+stage() {
+    local name=$1
+    shift
+    # The libraries' own chatter about absent GPU kernels and loading bars is no news to anybody.
+    TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=${HF_HUB_DISABLE_PROGRESS_BARS:-0} \
+        TRANSFORMERS_VERBOSITY=error TORCH_LOGS=-all PYTHONWARNINGS=ignore \
+        "$VENV/bin/python" "$ROOT/python/$name.py" "$MODEL" "$ROUND" --work "$WORK" "$@"
+}
+
+# lock FILE SECONDS WHAT: hold FILE until this process and all of its children are gone; wait at most SECONDS.
+lock() {
+    local fd
+    mkdir -p -- "${1%/*}"
+    exec {fd}>>"$1"
+    flock -w "$2" "$fd" || die "$3 is running already ($(tail -n 1 "$1")); wait for it, or stop it first"
+    printf 'job %s on %s, process %s\n' "${SLURM_JOB_ID:-local}" "$(hostname)" $$ >"$1"
+}
