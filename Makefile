@@ -18,12 +18,14 @@ ifneq ($(unknown),)
   $(error there is no option $(unknown); options: $(OPTIONS))
 endif
 
-# The recipe as make reads it, for `make show READER=make`; everything else reads it in the scripts.
-ifeq ($(SHOW_RECIPE),make)
-  include $(shell python3 python/recipe.py "$$MODEL" "$$ROUND" --files)
+# The recipe as make reads it; the scripts read it for everything else, and a test holds the three readers together.
+ifeq ($(MAKECMDGOALS),show-make)
+  RECIPE := $(shell python3 python/recipe.py '$(MODEL)' '$(ROUND)' --files)
+  include $(RECIPE)
+  KEYS := $(shell sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' $(RECIPE) | LC_ALL=C sort)
 endif
 
-.PHONY: help demo test test-slow setup show data model train convert average eval results status clean
+.PHONY: help demo test test-slow setup show show-make data model train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -36,6 +38,8 @@ setup: ## build .venv from the pinned requirements; every target that needs it c
 	@scripts/setup.sh
 show: need-model ## print a recipe
 	@python3 python/recipe.py "$$MODEL" "$$ROUND"
+show-make: need-model
+	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 
 data: need-model setup ## make or download the data, format it, mix and shuffle it
 	@scripts/data.sh "$$MODEL" "$$ROUND"

@@ -11,6 +11,7 @@ server would run each answer to its token limit.
 
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ def main() -> None:
     train = read_done(paths.train, f"run: make train MODEL={args.model} ROUND={args.round}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for step in steps:
+        started = time.time()
         target = paths.convert / f"step_{step}"
         inputs = train["inputs"] | {"step": str(step)}
         if is_done(target, keys, inputs):
@@ -173,7 +175,9 @@ def main() -> None:
             files = [path for path in sorted(part.iterdir()) if path.is_file()]
             outputs = {path.name: sha256(path) for path in files}
             sizes = {path.name: path.stat().st_size for path in files}
-            write_done(part, keys, inputs, outputs=outputs, bytes=sizes, step=step)
+            write_done(
+                part, keys, inputs, outputs=outputs, bytes=sizes, step=step, seconds=round(time.time() - started, 1)
+            )
         log(f"convert: step {step} in {target}, verified")
 
 

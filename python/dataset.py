@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+
 from lib import Failure
 
 IGNORE = -100  # torch's cross entropy leaves such a label out

@@ -6,6 +6,7 @@ Standard library only: the checks that run before anything is queued must not wa
 import errno
 import hashlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -36,6 +37,7 @@ def usage(message: str) -> NoReturn:
 
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main`, turn what users can mend into one line on stderr, and exit."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of each GPU kernel that is not for this machine
     try:
         sys.exit(main() or 0)
     except Failure as failure:

@@ -50,7 +50,8 @@ def resolve(repo: str, revision: str, kind: str) -> str:
 
 
 def download(repo: str, revision: str, target: Path, kind: str, patterns: list[str]) -> str:
-    """Bring the files of a repository to `target`; returns the commit. A killed download resumes.
+    """Bring the files of a repository to `target`; returns the commit. A killed download resumes at the
+    first file that is not complete (within a file the pinned huggingface_hub starts over).
 
     A moving revision such as main is resolved once: its commit is kept beside the part that is there already.
     """

@@ -229,7 +229,7 @@ def check(model: str, r: Recipe) -> None:
     lost = [s for s in average if s > total or (s % every and s != total)]
     demand(
         not lost,
-        f"step {lost[:1]} of AVERAGE_STEPS is never saved with SAVE_EVERY={every}, STEPS={total}; change one",
+        f"step {(lost or [0])[0]} of AVERAGE_STEPS is never saved with SAVE_EVERY={every}, STEPS={total}; change one",
     )
     demand(float(r["MIN_LR"]) <= float(r["LR"]), f"MIN_LR={r['MIN_LR']} is above LR={r['LR']}; swap them")
     demand(float(r["WARMUP_INIT"]) <= float(r["LR"]), f"WARMUP_INIT={r['WARMUP_INIT']} is above LR={r['LR']}; lower it")

@@ -56,7 +56,7 @@ def losses(checkpoints: Path) -> dict[int, dict[str, Any]]:
     log_file = checkpoints / "training.jsonl"
     if not log_file.is_file():
         return {}
-    return dict(sorted((row["step"] + 1, row) for row in read_jsonl(log_file, torn_tail=True)))
+    return dict(sorted({row["step"] + 1: row for row in read_jsonl(log_file, torn_tail=True)}.items()))
 
 
 def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = None) -> dict[str, Any]:

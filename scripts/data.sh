@@ -2,6 +2,7 @@
 # data.sh MODEL ROUND: format the round's training data. DATA_SRC=dir takes its files in place of the download.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 [[ $# == 2 ]] || usage 'wrong number of arguments; usage: data.sh MODEL ROUND'
 MODEL=$1 ROUND=$2
 load_cluster

@@ -3,6 +3,7 @@
 # Training takes two links, as on a cluster with a time limit: the second resumes from the first one's checkpoint.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 MODEL=tiny ROUND=1
 load_recipe "$MODEL" "$ROUND"
 export LAUNCHER=local LINK_STEPS=$((STEPS / 2))

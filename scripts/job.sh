@@ -5,6 +5,7 @@
 # the file was given to sbatch directly, by the folder of submission; such a job takes its own snapshot when it starts.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 
 [[ $# == 2 ]] || usage "wrong number of arguments; usage: sbatch $(basename -- "$0") MODEL ROUND"
 MODEL=$1 ROUND=$2

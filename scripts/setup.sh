@@ -3,6 +3,7 @@
 # Does nothing when it is built already from these very pins.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 [[ $# == 0 || $* == test ]] || usage 'wrong argument; usage: setup.sh [test]'
 VENV=${VENV:-$ROOT/.venv}
 
@@ -16,6 +17,8 @@ exec {fd}>>"$ROOT/.setup.lock"
 flock "$fd"
 
 if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
+    # Only what we built ourselves, or left half-built, is ours to remove.
+    [[ ! -e $VENV || -f $VENV/PINS || -f $VENV/UNFINISHED ]] || die "$VENV exists and is not ours; move it away or set another VENV"
     log "setup: building $VENV (about two minutes, 2 GB)"
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "python3 is $(python3 -V); install Python 3.11 or newer"
     rm -rf -- "$VENV"
@@ -28,12 +31,14 @@ if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
             die "apt-get could not install python3-venv; install it by hand"
         python3 -m venv "$VENV"
     fi
+    : >"$VENV/UNFINISHED"
     # torch with its dependencies, which differ between CPU and GPU builds; then everything else as pinned.
     "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-compile \
         "$(grep '^torch==' "$ROOT/docker/requirements.txt")" 2>"$VENV/pip.log" ||
         die "pip could not install torch: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
     install "$ROOT/docker/requirements.txt"
     pins >"$VENV/PINS"
+    rm -f -- "$VENV/UNFINISHED"
     log "setup: done in $SECONDS s"
 fi
 

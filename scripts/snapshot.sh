@@ -2,6 +2,7 @@
 # snapshot.sh RUN: copy the code to RUN/code/<id> and print that path. A chain runs this copy, however long it queues.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 [[ $# == 1 ]] || usage 'wrong number of arguments; usage: snapshot.sh RUN'
 
 CODE=(scripts sbatch python recipes docker)

@@ -7,6 +7,7 @@
 # DRY_RUN=1       print the exact commands instead
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
 [[ $# == 3 ]] || usage 'wrong number of arguments; usage: submit.sh STAGE MODEL ROUND'
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
@@ -14,7 +15,7 @@ load_recipe "$MODEL" "$ROUND"
 case $STAGE in
     train) stages=(train convert average eval results) ;;
     convert | average | eval | results) stages=("$STAGE") ;;
-    *) usage "no stage '$STAGE'; stages: ${STAGES[*]}" ;;
+    *) usage "no stage '$STAGE'; it is train, convert, average, eval or results" ;;
 esac
 LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
 [[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"

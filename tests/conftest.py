@@ -1,0 +1,144 @@
+"""A copy of the code with the tests' own recipes in it, and the commands as a user gives them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CODE = ("scripts", "sbatch", "python", "recipes", "docker", "Makefile", "cluster.env.example")
+VENV = Path(sys.prefix)
+
+
+class Repo:
+    """A working copy below a temporary folder: its own recipes, its own WORK, the virtual environment of the tests."""
+
+    def __init__(self, root: Path):
+        self.root, self.work = root, root / "work"
+        for name in CODE:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                root.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, root / name)
+        for file in (ROOT / "tests" / "recipes").glob("*.env"):
+            shutil.copy(file, root / "recipes" / file.name)
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "HF_", "MAKE"))}
+        self.env |= {"VENV": str(VENV), "WORK": str(self.work), "OMP_NUM_THREADS": "1"}
+
+    def derive(self, name: str, **changes: object) -> str:
+        """Write recipe `name` as mini with some keys changed; returns the name."""
+        for suffix in ("", ".round1"):
+            lines = (ROOT / "tests" / "recipes" / f"mini{suffix}.env").read_text().splitlines()
+            new = [f"{k}={changes[k]}" if (k := line.split("=")[0]) in changes else line for line in lines]
+            (self.root / "recipes" / f"{name}{suffix}.env").write_text("\n".join(new) + "\n")
+        return name
+
+    def edit(self, file: str, old: str, new: str) -> None:
+        path = self.root / file
+        text = path.read_text()
+        assert old in text, f"{old!r} is not in {file}"
+        path.write_text(text.replace(old, new))
+
+    def call(self, *command: object, timeout: float = 300, **env: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(c) for c in command],
+            cwd=self.root,
+            env=self.env | {k: str(v) for k, v in env.items()},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def python(self, script: str, *args: object, **env: object) -> subprocess.CompletedProcess[str]:
+        return self.call(sys.executable, f"python/{script}.py", *args, **env)
+
+    def stage(self, script: str, model: str = "mini", *args: object, **env: object) -> subprocess.CompletedProcess[str]:
+        return self.python(script, model, "1", "--work", self.work, *args, **env)
+
+    def run_dir(self, model: str = "mini") -> Path:
+        return self.work / "runs" / model / "round1"
+
+    def losses(self, model: str = "mini") -> dict[int, float]:
+        """Step -> loss as the project's own reader sees the log: of a step trained twice, the later one."""
+        import train
+
+        return {step: row["loss"] for step, row in train.losses(self.run_dir(model) / "train" / "checkpoints").items()}
+
+    def done(self, folder: Path) -> dict:
+        return json.loads((folder / "DONE").read_text())
+
+
+def failed(result: subprocess.CompletedProcess[str], *words: str, status: tuple[int, ...] = (1, 2)) -> str:
+    """Assert that a command ended with one error line that holds `words`, without a traceback; returns the line."""
+    output = result.stdout + result.stderr
+    assert result.returncode in status, (result.returncode, output)
+    assert "Traceback" not in output, output
+    errors = [line for line in output.splitlines() if "error: " in line or ("*** " in line and " Error " not in line)]
+    assert len(errors) == 1, output
+    for word in words:
+        assert word in errors[0], errors[0]
+    assert ";" in errors[0], f"no remedy: {errors[0]}"
+    return errors[0]
+
+
+def ok(result: subprocess.CompletedProcess[str]) -> str:
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.fixture
+def repo(tmp_path: Path) -> Repo:
+    return Repo(tmp_path / "repo")
+
+
+@pytest.fixture(scope="session")
+def session_repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    return Repo(tmp_path_factory.mktemp("session") / "repo")
+
+
+@pytest.fixture(scope="session")
+def prepared(session_repo: Repo) -> Repo:
+    """Data and base model of mini, made once."""
+    ok(session_repo.call("scripts/data.sh", "mini", "1"))
+    ok(session_repo.call("scripts/model.sh", "mini", "1"))
+    return session_repo
+
+
+@pytest.fixture(scope="session")
+def trained(prepared: Repo) -> Repo:
+    """The whole chain of mini in one link, by the local launcher: what interrupted runs are held against."""
+    ok(prepared.call("scripts/submit.sh", "train", "mini", "1"))
+    return prepared
+
+
+@pytest.fixture
+def copy(prepared: Repo, repo: Repo) -> Repo:
+    """A copy of its own with mini's data and base model in WORK."""
+    for name in ("data", "models"):
+        shutil.copytree(prepared.work / name, repo.work / name)
+    return repo
+
+
+@pytest.fixture
+def finished(trained: Repo, repo: Repo) -> Repo:
+    """A copy of its own with mini's whole run in WORK, to be broken."""
+    shutil.copytree(trained.work, repo.work, symlinks=True)
+    return repo
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of 1 MiB."""
+    target = tmp_path / "small"
+    target.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(target)], check=True)
+    yield target
+    subprocess.run(["umount", str(target)], check=True)

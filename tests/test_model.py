@@ -1,0 +1,239 @@
+"""The model stage: the RoPE patch, and downloads from a stand-in of the hub."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import model
+from conftest import Repo, failed, ok
+from lib import Failure
+
+FLAT = {"model_type": "qwen2", "max_position_embeddings": 4096, "rope_theta": 10000, "use_cache": True}
+NESTED = {"max_position_embeddings": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
+BOTH = NESTED | {"rope_theta": 10000}
+
+
+@pytest.mark.parametrize("config", [FLAT, NESTED, BOTH])
+def test_patch(config: dict, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(config))
+    assert model.patch_rope(file, 500000.0, 131072) is True
+    patched = json.loads(file.read_text())
+    assert patched["max_position_embeddings"] == 131072
+    for part in (patched, patched.get("rope_parameters", {})):
+        assert part.get("rope_theta", 500000.0) == 500000.0
+    assert patched.keys() == config.keys() and patched.get("model_type") == config.get("model_type")
+    assert model.patch_rope(file, 500000.0, 131072) is False, "already patched"
+    assert json.loads(file.read_text()) == patched and list(tmp_path.iterdir()) == [file]
+
+
+REFUSED = {
+    "half patched, theta": FLAT | {"rope_theta": 500000.0},
+    "half patched, positions": FLAT | {"max_position_embeddings": 131072},
+    "two thetas": BOTH | {"rope_theta": 500000.0},
+    "another model": {"max_position_embeddings": 32768, "rope_theta": 1000000.0},
+    "no theta": {"max_position_embeddings": 4096},
+    "no positions": {"rope_theta": 10000},
+    "scaled": FLAT | {"rope_scaling": {"type": "linear", "factor": 2}},
+    "scaled, nested": {"max_position_embeddings": 4096, "rope_parameters": {"rope_theta": 1e4, "rope_type": "yarn"}},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_be_patched_is_left_alone(what: str, tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(REFUSED[what]))
+    before = file.read_bytes()
+    with pytest.raises(Failure, match="fetch the published config again"):
+        model.patch_rope(file, 500000.0, 131072)
+    assert file.read_bytes() == before
+
+
+def test_model_stage(copy: Repo) -> None:
+    folder = copy.work / "models/mini"
+    assert model.loaded_rope(folder) == (500000.0, 131072)
+    original = json.loads((folder / "config.original.json").read_text())
+    assert (original["rope_theta"], original["max_position_embeddings"]) == (10000, 4096)
+    assert "RoPE is already patched" in ok(copy.call("scripts/model.sh", "mini", "1"))
+    file = folder / "config.json"
+    config = json.loads(file.read_text())
+    file.write_text(json.dumps(config | {"rope_theta": 1234.0}))
+    failed(copy.call("scripts/model.sh", "mini", "1"), str(file), "neither the published")
+    file.write_text("{")
+    failed(copy.call("scripts/model.sh", "mini", "1"), str(file), "not valid JSON")
+    file.write_text(json.dumps(config))
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-10])
+    failed(copy.call("scripts/model.sh", "mini", "1"), str(weights), "truncated")
+
+
+# --- the hub -----------------------------------------------------------------------------------------------------
+
+COMMIT, LATER = "a" * 40, "b" * 40
+
+
+class Hub(ThreadingHTTPServer):
+    """As much of the hub's HTTP as huggingface_hub asks for when it downloads a snapshot.
+
+    Endpoints and headers as the pinned huggingface_hub uses them: GET /api/models/REPO/revision/REV answers with
+    `sha` and `siblings`; HEAD and GET /REPO/resolve/COMMIT/FILE carry X-Repo-Commit, ETag and Content-Length, and
+    GET honours Range. It can break off a transfer, and it can move `main`.
+    """
+
+    def __init__(self, files: dict[str, bytes]):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.files, self.main, self.break_at = files, COMMIT, 0
+        self.seen: list[tuple[str, str, str | None, str | None]] = []
+        self.broken = 0
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Hub
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    def reply(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None, cut: int = 0) -> None:
+        self.send_response(status)
+        for key, value in ({"Content-Length": str(len(body))} | (headers or {})).items():
+            self.send_header(key, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:cut] if cut else body)
+            if cut:
+                self.wfile.flush()
+                self.close_connection = True
+                self.connection.close()
+
+    def do_GET(self) -> None:
+        hub, path = self.server, self.path.split("?")[0]
+        hub.seen.append((self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
+        if path.startswith("/api/models/Qwen/Qwen2.5-Math-1.5B"):
+            revision = path.partition("/revision/")[2] or "main"
+            sha = hub.main if revision == "main" else revision
+            if sha not in (COMMIT, LATER):
+                self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
+                return
+            listed = [{"rfilename": name, "size": len(body)} for name, body in hub.files.items()]
+            body = {"id": "Qwen/Qwen2.5-Math-1.5B", "modelId": "Qwen/Qwen2.5-Math-1.5B", "sha": sha, "siblings": listed}
+            if "/tree/" in path:
+                tree = [
+                    {"type": "file", "path": n, "size": len(b), "oid": hashlib.sha1(b).hexdigest()}
+                    for n, b in hub.files.items()
+                ]
+                self.reply(200, json.dumps(tree).encode(), {"Content-Type": "application/json"})
+                return
+            self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
+            return
+        name = path.rpartition("/")[2]
+        if f"/resolve/{COMMIT}/" not in path or name not in hub.files:
+            self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
+            return
+        content = hub.files[name]
+        headers = {
+            "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+            "X-Repo-Commit": COMMIT,
+            "Accept-Ranges": "bytes",
+        }
+        asked = self.headers.get("Range")
+        start = int(asked.removeprefix("bytes=").split("-")[0]) if asked else 0
+        body = content[start:]
+        if asked:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        cut = hub.break_at if name.endswith(".safetensors") and hub.break_at and self.command == "GET" else 0
+        hub.broken += bool(cut)
+        self.reply(206 if asked else 200, body, headers, cut)
+
+    do_HEAD = do_GET
+
+
+@pytest.fixture
+def hub(prepared: Repo) -> Iterator[Hub]:
+    """A hub that serves mini's weights and tokenizer, unpatched, as Qwen/Qwen2.5-Math-1.5B."""
+    folder = prepared.work / "models/mini"
+    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name not in ("DONE", "config.original.json")}
+    files["config.json"] = (folder / "config.original.json").read_bytes()
+    files["model.bin"] = b"not wanted"
+    server = Hub(files)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield server
+    server.shutdown()
+
+
+def hub_env(hub: Hub, tmp_path: Path) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "hf_secret",
+        "HF_HUB_ETAG_TIMEOUT": "3",
+        "NO_PROXY": "127.0.0.1",
+    }
+
+
+def test_download_resumes_keeps_its_commit_and_patches(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "main")
+    env = hub_env(hub, tmp_path)
+    hub.break_at = 20_000
+    first = repo.call("scripts/model.sh", "qwen1.5b", "1", **env)
+    failed(first, "download stopped", "resume")
+    assert hub.broken and not (repo.work / "models/Qwen2.5-Math-1.5B").exists()
+
+    part = repo.work / "models/Qwen2.5-Math-1.5B.fetched.download"
+    finished = {p.name for p in part.iterdir() if p.name in hub.files}
+    assert "config.json" in finished and "model.safetensors" not in finished
+
+    hub.break_at, hub.main = 0, LATER  # main moves on; the run keeps the commit that it began with
+    hub.seen.clear()
+    second = repo.call("scripts/model.sh", "qwen1.5b", "1", **env)
+    out = ok(second)
+    assert f"resuming Qwen/Qwen2.5-Math-1.5B at {COMMIT[:12]}" in out
+    fetched = {path.rpartition("/")[2] for method, path, *_ in hub.seen if method == "GET" and "/resolve/" in path}
+    assert "model.safetensors" in fetched and not fetched & finished, "what was complete is not fetched again"
+    folder = repo.work / "models/Qwen2.5-Math-1.5B"
+    done = repo.done(folder)
+    assert done["revision"] == COMMIT and not (folder / "model.bin").exists()
+    assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    assert model.loaded_rope(folder) == (500000.0, 131072)
+    assert (folder / "config.original.json").read_bytes() == hub.files["config.json"]
+    assert any(auth == "Bearer hf_secret" for *_, auth in hub.seen)
+
+    hub.seen.clear()
+    assert "already patched" in ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **env))
+    assert hub.seen == [], "a finished model asks the hub for nothing"
+    everything = first.stdout + first.stderr + second.stdout + second.stderr
+    written = b"".join(p.read_bytes() for p in repo.work.rglob("*") if p.is_file())
+    assert "hf_secret" not in everything and b"hf_secret" not in written
+
+
+def test_hub_errors_name_the_remedy(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    env = hub_env(hub, tmp_path)
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "no-such-branch")
+    failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), "the hub answers 404", "check the name and revision")
+    env["HF_ENDPOINT"] = "http://127.0.0.1:9"
+    failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), "cannot be reached", "HF_ENDPOINT")
+
+
+def test_an_unpatchable_download_is_refused(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    config = json.loads(hub.files["config.json"]) | {"rope_theta": 1000000.0}
+    hub.files["config.json"] = json.dumps(config).encode()
+    failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)), "neither the published")
+    assert not (repo.work / "models/Qwen2.5-Math-1.5B").exists()
+
+
+def test_a_pinned_commit_needs_no_resolving(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
+    assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
+
+
+def test_round_two_starts_from_round_one(repo: Repo) -> None:
+    failed(repo.call("scripts/model.sh", "qwen1.5b", "2"), "finish make train MODEL=qwen1.5b ROUND=1 first")
+    assert [p.name for p in repo.work.iterdir()] == ["models"]

@@ -1,0 +1,154 @@
+"""A recipe is written once: make, bash and Python read the same, and nonsense is refused before it costs anything."""
+
+import re
+
+import pytest
+
+import recipe
+from conftest import ROOT, Repo, failed, ok
+
+RUNS = [(m, r) for m in recipe.models() for r in recipe.read_file(ROOT / f"recipes/{m}.env")["ROUNDS"].split(",")]
+
+# The upstream table and commands, copied here by hand a second time on purpose: a slip in recipes/ must not pass.
+# NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:92-123, :138, :145-155.
+TABLE = {
+    "qwen1.5b": ("Qwen/Qwen2.5-Math-1.5B", 3e-4, 3e-7, 1, 2, True),
+    "qwen7b": ("Qwen/Qwen2.5-Math-7B", 2e-4, 2e-7, 4, 2, True),
+    "qwen14b": ("Qwen/Qwen2.5-14B", 1e-4, 1e-7, 8, 2, False),
+    "qwen32b": ("Qwen/Qwen2.5-32B", 1e-4, 1e-7, 8, 4, False),
+}
+ROUNDS = {
+    "1": (30000, 3000, 7500, [7500, 15000, 22500, 30000], "none", "base"),
+    "2": (3000, 300, 750, [750, 1500, 2250, 3000], "cot,tir,genselect", "round1"),
+    "2exact": (10000, 1000, 2500, [2500, 5000, 7500, 10000], "cot", "round1"),
+}
+
+
+@pytest.mark.parametrize("model,round_", RUNS)
+def test_make_bash_and_python_read_the_same(model: str, round_: str, repo: Repo) -> None:
+    views = {
+        "python": ok(repo.python("recipe", model, round_)),
+        "bash": ok(repo.call("bash", "-c", f". scripts/lib.sh; show_recipe {model} {round_}")),
+        "make": ok(repo.call("make", "-s", "show-make", f"MODEL={model}", f"ROUND={round_}")),
+    }
+    assert len(views["python"].splitlines()) > 30
+    assert views["bash"] == views["python"]
+    assert views["make"] == views["python"]
+
+
+def test_the_environment_does_not_leak_in(repo: Repo) -> None:
+    for command in (
+        ["make", "-s", "show", "MODEL=qwen7b"],
+        ["make", "-s", "show-make", "MODEL=qwen7b"],
+        ["bash", "-c", ". scripts/lib.sh; show_recipe qwen7b 1"],
+    ):
+        assert "\nLR=2e-4\n" in ok(repo.call(*command, LR="9", SEED="7"))
+
+
+@pytest.mark.parametrize("model", TABLE)
+@pytest.mark.parametrize("round_", ROUNDS)
+def test_openmathreasoning_is_the_published_table(model: str, round_: str) -> None:
+    if (model, round_) not in RUNS:
+        assert model == "qwen32b", "only 32B had one round"
+        return
+    r = recipe.load(model, round_)
+    base, lr, min_lr, tp, cp, rope = TABLE[model]
+    steps, warmup, save, average, filtered, start = ROUNDS[round_]
+    assert (r["BASE_MODEL"], float(r["LR"]), float(r["MIN_LR"]), int(r["TP"]), int(r["CP"])) == (
+        base,
+        lr,
+        min_lr,
+        tp,
+        cp,
+    )
+    assert (r.get("ROPE_THETA"), r.get("MAX_POSITIONS")) == (("500000.0", "131072") if rope else (None, None))
+    assert (int(r["STEPS"]), int(r["WARMUP"]), int(r["SAVE_EVERY"])) == (steps, warmup, save)
+    assert [int(s) for s in r["AVERAGE_STEPS"].split(",")] == average
+    assert (r["FILTER_SPLITS"], r["START_FROM"]) == (filtered, start)
+    assert (r["SEQ_LEN"], r["GLOBAL_BATCH"], r["MICRO_BATCH"]) == ("32768", "1024", "1")
+    assert (r["NODES"], r["GPUS_PER_NODE"], r["LR_SCHEDULE"], r["WARMUP_INIT"]) == ("64", "8", "cosine", "0")
+    assert re.fullmatch("[0-9a-f]{40}", r["BASE_REVISION"])
+
+
+BROKEN = {  # name: (file, old, new, words of the message)
+    "a blank": ("mini.env", "LR=1e-3", "LR= 1e-3", "not KEY=VALUE"),
+    "a quote": ("mini.env", "LR=1e-3", 'LR="1e-3"', "not KEY=VALUE"),
+    "a command": ("mini.env", "LR=1e-3", "LR=$(touch pwned)", "not KEY=VALUE"),
+    "a trailing comment": ("mini.env", "LR=1e-3", "LR=1e-3  # high", "not KEY=VALUE"),
+    "a key twice": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nLR=1e-4", "set twice"),
+    "a key of another layer": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nSTEPS=5", "already set"),
+    "a misspelt key": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nMIM_LR=1", "did you mean MIN_LR"),
+    "a missing key": ("mini.env", "\nMIN_LR=1e-5", "", "MIN_LR is missing"),
+    "no number": ("mini.env", "\nLR=1e-3", "\nLR=fast", "LR=fast is not valid"),
+    "an unknown engine": ("mini.env", "ENGINE=automodel", "ENGINE=bert", "ENGINE=bert is not valid"),
+    "GPUs that do not divide": ("mini.env", "\nTP=1", "\nTP=3", "do not divide by TP*CP*PP=3"),
+    "a batch that does not divide": (
+        "mini.round1.env",
+        "GLOBAL_BATCH=8",
+        "GLOBAL_BATCH=6",
+        "GLOBAL_BATCH=6 does not divide",
+    ),
+    "experts that do not divide": ("common.env", "\nEP=1", "\nEP=2", "does not divide by EP=2"),
+    "a step never saved": ("mini.round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
+    "a step after the end": ("mini.round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
+    "a step twice": ("mini.round1.env", "=40,50,60", "=40,50,50", "must ascend"),
+    "a rising rate": ("mini.env", "MIN_LR=1e-5", "MIN_LR=1e-2", "MIN_LR=1e-2 is above"),
+    "a long warm-up": ("mini.round1.env", "WARMUP=5", "WARMUP=60", "not shorter than STEPS"),
+    "half a RoPE patch": ("mini.env", "ROPE_THETA=500000.0\n", "", "go together"),
+    "a long sequence": ("mini.round1.env", "SEQ_LEN=256", "SEQ_LEN=262144", "exceeds MAX_POSITIONS"),
+    "RoPE of a plain base": (
+        "qwen14b.env",
+        "CP=2",
+        "CP=2\nROPE_THETA=500000.0\nMAX_POSITIONS=131072",
+        "not a Math base",
+    ),
+    "a sequence that does not split": ("round1.env", "SEQ_LEN=32768", "SEQ_LEN=32760", "does not divide by 2*CP*TP"),
+    "context parallel, unpacked": ("round1.env", "PACKING=true", "PACKING=false", "needs PACKING=true"),
+    "a bad list of splits": (
+        "mini.round1.env",
+        "SPLITS=cot,tir,genselect\nF",
+        "SPLITS=cot,cot\nF",
+        "SPLITS=cot,cot is not valid",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN)
+def test_nonsense_is_refused_before_anything_is_written(what: str, repo: Repo) -> None:
+    file, old, new, words = BROKEN[what]
+    repo.edit(f"recipes/{file}", old, new)
+    model = "qwen14b" if file in ("qwen14b.env", "round1.env") else "mini"
+    failed(repo.call("scripts/submit.sh", "train", model, "1"), words, status=(2,))
+    assert not repo.work.exists()
+    assert not (repo.root / "pwned").exists()
+
+
+@pytest.mark.parametrize(
+    "model", ["nope", "../../etc/passwd", "common", "round1", "tiny.round1", "", "-h", "a b", "TINY"]
+)
+def test_an_unknown_model_lists_the_known_ones(model: str, repo: Repo) -> None:
+    for command in (["scripts/submit.sh", "train", model, "1"], ["make", "-s", "train", f"MODEL={model}"]):
+        result = repo.call(*command)
+        assert result.returncode == 2 and "Traceback" not in result.stderr
+        assert "qwen7b" in result.stderr and "error: " in result.stderr
+    assert not repo.work.exists()
+
+
+def test_an_unknown_round_lists_the_known_ones(repo: Repo) -> None:
+    failed(repo.call("scripts/submit.sh", "train", "qwen32b", "2"), "known rounds: 1", status=(2,))
+    failed(repo.call("scripts/submit.sh", "train", "qwen7b", "3"), "known rounds: 1 2 2exact", status=(2,))
+    failed(repo.call("scripts/submit.sh", "train", "tiny", "../1"), "known rounds: 1", status=(2,))
+
+
+def test_every_key_is_used_somewhere() -> None:
+    """A key that nothing reads would be a knob that is silently ignored."""
+    code = "".join(
+        path.read_text()
+        for folder in ("python", "scripts", "scripts/engines", "sbatch")
+        for path in sorted((ROOT / folder).iterdir())
+        if path.suffix in (".py", ".sh", ".sbatch")
+    )
+    declared = (ROOT / "python/recipe.py").read_text()
+    for key in recipe.KEYS:
+        uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": \(', declared, re.MULTILINE))
+        assert uses > 0, key

@@ -1,0 +1,254 @@
+"""Training with the real engine: killed, stopped and resumed runs have the losses of an uninterrupted one, exactly."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import recipe
+import train
+from conftest import ROOT, VENV, Repo, failed, ok
+
+
+def link(repo: Repo, model: str = "mini", **env: object) -> subprocess.Popen[str]:
+    """Start one training link, as the launchers do, in a process group of its own."""
+    return subprocess.Popen(
+        ["bash", "sbatch/train.sbatch", model, "1"],
+        cwd=repo.root,
+        env=repo.env | {k: str(v) for k, v in env.items()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def workers(repo: Repo) -> list[int]:
+    """The processes that train (not the launcher, whose workers have sessions of their own)."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            command = (folder / "cmdline").read_bytes().split(b"\0")
+            environment = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        ours = f"WORK={repo.work}".encode() in environment.split(b"\0") and b"\0LOCAL_RANK=" in environment
+        if ours and any(c.endswith(b"train.py") for c in command):
+            found.append(int(folder.name))
+    return found
+
+
+def wait_for_step(repo: Repo, step: int, process: subprocess.Popen[str], model: str = "mini") -> None:
+    deadline = time.time() + 120
+    while max(repo.losses(model), default=0) < step:
+        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
+        time.sleep(0.02)
+
+
+def test_killed_at_three_points_and_stopped_once(trained: Repo, copy: Repo) -> None:
+    """SIGKILL of the workers before the first save, right after one, and between two; SIGTERM at another step."""
+    out = ""
+    for step, number in ((4, signal.SIGKILL), (21, signal.SIGKILL), (37, signal.SIGKILL), (44, signal.SIGTERM)):
+        process = link(copy)
+        wait_for_step(copy, step, process)
+        reached = max(copy.losses())
+        for pid in workers(copy):
+            os.kill(pid, number)
+        out = process.communicate(timeout=60)[0]
+        saved = train.saved_steps(copy.run_dir() / "train/checkpoints")
+        if number == signal.SIGTERM:
+            # nemo-automodel answers with a checkpoint of the step it is at.
+            assert process.returncode == 75, out
+            assert max(saved) % 10 and reached <= max(saved) <= 59, saved
+        else:
+            assert process.returncode == 1 and "stopped at step" in out, out
+            # Loss lines survive the kill: all steps up to the one that was seen are on disk.
+            assert sorted(copy.losses())[:reached] == list(range(1, reached + 1))
+            assert max(saved, default=0) <= max(copy.losses())
+    out = ok_link(copy)
+    assert "step 60/60" in out
+    assert copy.losses() == trained.losses()
+    assert len(copy.losses()) == 60
+    done = copy.done(copy.run_dir() / "train")
+    assert done["final_loss"] == trained.losses()[60] and done["links"] >= 3
+
+
+def ok_link(repo: Repo, model: str = "mini", **env: object) -> str:
+    process = link(repo, model, **env)
+    out = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, out
+    return out
+
+
+def test_two_processes_killed_and_resumed(copy: Repo) -> None:
+    """FSDP2 over gloo: an interrupted run of two processes equals an uninterrupted one of two, to the last digit."""
+    copy.derive("pair", GPUS_PER_NODE=2)
+    copy.derive("pair2", GPUS_PER_NODE=2)
+    ok_link(copy, "pair")
+    process = link(copy, "pair2", LINK_STEPS=25)
+    wait_for_step(copy, 13, process, "pair2")
+    os.kill(workers(copy)[0], signal.SIGKILL)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 1, out
+    process = link(copy, "pair2", LINK_STEPS=25)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 75 and "the link is over at step 35" in out, out
+    ok_link(copy, "pair2")
+    assert copy.losses("pair2") == copy.losses("pair") and len(copy.losses("pair")) == 60
+    assert copy.done(copy.run_dir("pair") / "train")["links"] == 1
+
+
+def test_a_finished_run_ends_at_once_without_the_engine(finished: Repo, tmp_path: Path) -> None:
+    poison = tmp_path / "poison"
+    poison.mkdir()
+    for name in ("torch", "transformers", "nemo_automodel", "numpy"):
+        (poison / f"{name}.py").write_text("raise SystemExit('imported')\n")
+    started = time.time()
+    out = ok(finished.call("bash", "sbatch/train.sbatch", "mini", "1", PYTHONPATH=poison))
+    assert "already at the last step, 60" in out and time.time() - started < 10
+
+
+def test_the_last_time_limit_of_a_link(copy: Repo) -> None:
+    """LINK_END in the past: each link still makes a step of progress, saves it, and asks for another link."""
+    process = link(copy, LINK_END=1)
+    out = process.communicate(timeout=120)[0]
+    assert process.returncode == 75 and "the link is over at step 1" in out, out
+    assert list(train.saved_steps(copy.run_dir() / "train/checkpoints")) in ([1], [2])
+
+
+def test_resuming_on_other_inputs_is_refused(finished: Repo) -> None:
+    run = finished.run_dir() / "train"
+    (run / "DONE").unlink()
+    data = finished.work / "data/mini/round1"
+    done = finished.done(data)
+    (data / "DONE").write_text(json.dumps(done | {"outputs": done["outputs"] | {"all.jsonl": "0" * 64}}))
+    failed(finished.call("bash", "sbatch/train.sbatch", "mini", "1"), "started with other inputs (data:")
+    (data / "DONE").write_text(json.dumps(done))
+    rows = data / "all.jsonl"
+    rows.write_bytes(rows.read_bytes()[:-1])
+    failed(finished.call("bash", "sbatch/train.sbatch", "mini", "1"), str(rows), "bytes")
+    (data / "DONE").unlink()
+    failed(finished.call("scripts/submit.sh", "train", "mini", "1"), "make data MODEL=mini ROUND=1")
+
+
+def test_the_configuration_is_the_recipe(prepared: Repo) -> None:
+    """Golden file: everything the engine is told for tiny, with WORK in place of the folder."""
+    r = recipe.load("tiny", "1")
+    config = train.render(r, recipe.Paths("/WORK", "tiny", "1", r))
+    golden = ROOT / "tests/golden/tiny.automodel.yaml"
+    assert yaml.safe_load(golden.read_text()) == config
+    shown = prepared.stage("train", "tiny", "--render")
+    assert yaml.safe_load(ok(shown).replace(str(prepared.work), "/WORK")) == config
+
+
+def test_learning_rate_follows_the_recipe(trained: Repo) -> None:
+    """Warm-up from WARMUP_INIT over WARMUP steps, cosine to MIN_LR at the last step: computed here."""
+    import math
+
+    rows = train.losses(trained.run_dir() / "train/checkpoints")
+    for step, row in rows.items():
+        n = step  # the engine logs the rate after the scheduler's step
+        wanted = 1e-3 * n / 5 if n <= 5 else 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (n - 5) / 55)) / 2
+        assert row["lr"] == pytest.approx(wanted, rel=1e-6), step
+
+
+def test_every_loss_is_of_the_answers_alone(trained: Repo) -> None:
+    """The engine's count of label tokens per step is what our labels say, for rows it may order as it likes."""
+    from transformers import AutoTokenizer
+
+    from dataset import SftDataset
+
+    tokenizer = AutoTokenizer.from_pretrained(trained.work / "models/mini")
+    rows = SftDataset(str(trained.work / "data/mini/round1/all.jsonl"), 256, "<|im_end|>", tokenizer)
+    counts = sorted(sum(label >= 0 for label in rows[i]["labels"]) for i in range(len(rows)))
+    logged = [row["num_label_tokens"] for row in train.losses(trained.run_dir() / "train/checkpoints").values()]
+    # 260 rows: 32 steps of 8 rows and, as nemo-automodel does at the end of an epoch, one of what is left.
+    assert len(rows) == 260 and sum(logged[:33]) == sum(counts), "an epoch sees each row once"
+    whole = [n for i, n in enumerate(logged, 1) if i % 33]
+    assert sum(counts[:8]) <= min(whole) and max(whole) <= sum(counts[-8:])
+
+
+def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
+    """SIGINT to the whole foreground group, as a terminal sends it, in data and in train; then a rerun goes on."""
+    shutil.rmtree(copy.work / "data")
+    process = subprocess.Popen(
+        ["scripts/data.sh", "mini", "1"], cwd=copy.root, env=copy.env, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while not (copy.work / "data").exists():
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGINT)
+    out = process.communicate(timeout=30)[0]
+    assert "Traceback" not in out
+    ok(copy.call("scripts/data.sh", "mini", "1"))
+
+    command = subprocess.Popen(
+        ["scripts/submit.sh", "train", "mini", "1"], cwd=copy.root, env=copy.env, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    wait_for_step(copy, 15, command)
+    os.killpg(command.pid, signal.SIGINT)
+    out = command.communicate(timeout=60)[0]
+    assert command.returncode != 0 and "Traceback" not in out, out
+    ok(copy.call("scripts/submit.sh", "train", "mini", "1"))
+    assert copy.losses() == trained.losses()
+
+
+def test_two_chains_at_once_are_refused(copy: Repo) -> None:
+    first = subprocess.Popen(
+        ["scripts/submit.sh", "train", "mini", "1"], cwd=copy.root, env=copy.env, stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    wait_for_step(copy, 2, first)
+    failed(copy.call("scripts/submit.sh", "train", "mini", "1"), "is running already (job local")
+    os.killpg(first.pid, signal.SIGTERM)
+    for pid in workers(copy):
+        os.kill(pid, signal.SIGKILL)
+    first.communicate(timeout=60)
+
+
+def test_a_chain_runs_the_code_it_was_submitted_with(trained: Repo) -> None:
+    """The record of the snapshot is in DONE, and the jobs' code is that copy."""
+    snapshots = [p for p in (trained.run_dir() / "code").iterdir() if (p / "SNAPSHOT").is_file()]
+    assert len(snapshots) == 1
+    record = json.loads((snapshots[0] / "SNAPSHOT").read_text())
+    assert trained.done(trained.run_dir() / "train")["code"] == record
+    assert record["commit"] == "unknown" and record["dirty"] is True  # the tests' copy is no git repository
+    config = json.loads((trained.run_dir() / "train/automodel.json").read_text())
+    assert config["model"]["pretrained_model_name_or_path"] == str(trained.work / "models/mini")
+
+
+def test_a_snapshot_knows_its_commit(repo: Repo) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@t"]
+    (repo.root / ".gitignore").write_text("work/\n")
+    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "x"]):
+        ok(repo.call(*git, *command))
+    run = repo.work / "runs/mini/round1"
+    commit = ok(repo.call(*git, "rev-parse", "HEAD")).strip()
+    first = Path(ok(repo.call("scripts/snapshot.sh", run)).strip())
+    assert json.loads((first / "SNAPSHOT").read_text()) | {"tree_sha256": ""} == {
+        "commit": commit, "dirty": False, "tree_sha256": "",
+    }  # fmt: skip
+    assert ok(repo.call("scripts/snapshot.sh", run)).strip() == str(first), "the same code is the same snapshot"
+    with open(repo.root / "python/data.py", "a") as file:
+        file.write("# changed\n")
+    second = Path(ok(repo.call("scripts/snapshot.sh", run)).strip())
+    assert second != first and json.loads((second / "SNAPSHOT").read_text())["dirty"] is True
+    assert "# changed" in (second / "python/data.py").read_text()
+    assert "# changed" not in (first / "python/data.py").read_text()
+    assert ok(repo.call(first / "scripts/snapshot.sh", run)).strip() == str(first), "a snapshot is its own"
+
+
+def test_the_environment_is_checked_against_the_pins(prepared: Repo, copy: Repo) -> None:
+    assert (VENV / "PINS").is_file()
+    with open(copy.root / "docker/requirements.txt", "a") as file:
+        file.write("left-pad==1.0\n")
+    failed(copy.call("scripts/submit.sh", "train", "mini", "1"), "other pins", "make setup")
+    failed(copy.call("scripts/data.sh", "mini", "1", VENV="/nonexistent"), "is not set up", "make setup")
