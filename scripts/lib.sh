@@ -50,7 +50,7 @@ show_recipe() {
 open_work() {
     WORK=$(realpath -ms -- "${WORK:-$ROOT/work}")
     if ! { mkdir -p -- "$WORK" && : >"$WORK/.writable"; } 2>/dev/null; then
-        die "WORK=$WORK is not writable; set WORK to a folder of yours with room, e.g. WORK=/scratch/me"
+        die "WORK=$WORK is not writable; set WORK to a folder of yours with room"
     fi
     rm -f -- "$WORK/.writable"
     export WORK

@@ -49,6 +49,13 @@ check_free() {
     done <"$RUN/chain.tsv"
 }
 
+# show COMMAND...: print it as it could be typed.
+show() {
+    local line
+    printf -v line '%q ' "$@"
+    printf '%s\n' "${line% }"
+}
+
 # put NAME EDGE [ID]: queue a job and set `id`; with DRY_RUN print the command, and take ID for its number.
 put() {
     local cmd=(sbatch --parsable --job-name="$1-$MODEL-$ROUND" --output="$RUN/logs/$1-%j.out")
@@ -63,13 +70,15 @@ put() {
     cmd+=("$CODE/sbatch/$1.sbatch" "$MODEL" "$ROUND")
     if [[ -n ${DRY_RUN:-} ]]; then
         id=$3
-        printf '%q ' "${cmd[@]}" && echo
+        show "${cmd[@]}"
     else
-        id=$("${cmd[@]}") || die "sbatch refused the $1 job; see its message above. Already queued: $(queued)"
+        id=$("${cmd[@]}" 2>"$RUN/logs/sbatch.err") || die "sbatch refused the $1 job ($(sbatch_error));" \
+            "mend cluster.env; queued so far: $(queued)"
         id=${id%%;*} # id;cluster on federated clusters
         printf '%s\t%s\t%s\n' "$(date +%FT%T)" "$1" "$id" >>"$RUN/chain.tsv"
     fi
 }
+sbatch_error() { sed -n '1s/^sbatch: error: //p' "$RUN/logs/sbatch.err"; }
 queued() { awk -v ORS=' ' '{print $3}' "$RUN/chain.tsv" 2>/dev/null; }
 
 queue_chain() {
@@ -92,7 +101,7 @@ run_chain() {
     for name in "${stages[@]}"; do
         while :; do
             if [[ -n ${DRY_RUN:-} ]]; then
-                printf '%q ' bash "$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND" && echo
+                show bash "$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND"
                 break
             fi
             status=0

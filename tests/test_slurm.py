@@ -106,19 +106,15 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     for _, job in jobs[1:]:
         ok(slurm.call("scontrol", "update", f"jobid={job.id}", "timelimit=10"))
     wait_until(lambda: len(slurm.losses()) >= 10, 55, first.log)
-    stopped = workers(slurm)
-    for pid in stopped:
+    for pid in workers(slurm):
         os.kill(pid, signal.SIGSTOP)
     status = ok(slurm.call("scripts/status.sh", "mini", "1"))
     assert re.search(
         rf"^train +running +step \d+/400, saved 0 .*{first.id}:running {second.id}:pending", status, re.MULTILINE
     )
     assert re.search(r"^convert +pending", status, re.MULTILINE)
-    wait_until(lambda: first.ran() >= 52, 70, first.log)
-    for pid in stopped:
-        os.kill(pid, signal.SIGCONT)
-
-    assert first.wait(60) == "TIMEOUT", first.log()
+    # At the limit Slurm itself wakes them (SIGCONT, then SIGTERM); they have KillWait = 5 s to save.
+    assert first.wait(100) == "TIMEOUT", first.log()
     saved = train.saved_steps(slurm.run_dir() / "train/checkpoints")
     assert max(saved) % 100 and max(saved) < 400, (saved, first.log())
     assert second.wait(180) == "COMPLETED", second.log()
@@ -177,7 +173,7 @@ def test_two_nodes_and_a_lost_one(slurm: Repo) -> None:
         assert lost.wait(180) == "COMPLETED", lost.log()
     finally:
         ok(slurm.call("scontrol", "update", f"node={hosts[1]}", "state=resume"))
-    assert re.search(r"from step [1-5]0 to 60", lost.log()), lost.log()
+    assert re.search(r"from step [1-5]\d to 60", lost.log()), lost.log()
     assert slurm.losses("lost") == slurm.losses("nodes") and len(slurm.losses("nodes")) == 60
 
 
@@ -220,5 +216,5 @@ def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo
 
 def test_refusals_of_slurm_are_one_line(slurm: Repo) -> None:
     result = slurm.call("scripts/submit.sh", "train", "mini", "1", SBATCH_PARTITION="nowhere")
-    failed(result, "sbatch refused the train job")
+    failed(result, "sbatch refused the train job (invalid partition specified: nowhere)")
     assert (slurm.run_dir() / "chain.tsv").read_text() == ""

@@ -1,0 +1,164 @@
+#!/usr/bin/env bats
+# make and the scripts as a user calls them: help, refusals, dry runs. Nothing here trains.
+
+setup() {
+    ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
+    cd "$ROOT"
+    unset WORK LAUNCHER MODEL ROUND JOBS DRY_RUN
+    export VENV=${VENV:-$ROOT/.venv}
+    TMP=$(mktemp -d)
+}
+
+teardown() {
+    umount "$TMP/readonly" 2>/dev/null || true
+    rm -rf "$TMP"
+}
+
+# golden NAME: compare $output, with the temporary folder replaced, with tests/golden/NAME.
+golden() {
+    diff -u "$ROOT/tests/golden/$1" <(printf '%s\n' "${output//$TMP//TMP}")
+}
+
+@test "a bare make prints the stages in pipeline order" {
+    run make
+    [ "$status" -eq 0 ]
+    stages=$(grep -oE '^  (data|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
+    [ "$stages" = datamodeltrainconvertaverageevalresults ]
+    [[ $output == *"models: qwen1.5b qwen14b qwen32b qwen7b tiny"* ]]
+}
+
+@test "every target of the help exists, and has a script or a job" {
+    for stage in train convert average eval results; do [ -f "sbatch/$stage.sbatch" ] && [ -f "python/$stage.py" ]; done
+    for stage in data model; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
+    while read -r target; do make -n "$target" MODEL=tiny CI=true >/dev/null; done < <(make | awk '/^  [a-z]/ {print $1}')
+}
+
+@test "a recipe's key on make's command line is refused with the remedy" {
+    run make train MODEL=qwen7b LR=1e-3
+    [ "$status" -eq 2 ]
+    [[ $output == *"LR comes from recipes/; copy recipes/qwen7b.env to try another value"* ]]
+    [ "${#lines[@]}" -eq 1 ]
+}
+
+@test "an unknown option is refused, with the known ones" {
+    run make train MODEL=tiny LUANCHER=slurm
+    [ "$status" -eq 2 ]
+    [[ $output == *"there is no option LUANCHER; options: MODEL ROUND WORK"* ]]
+    [ "${#lines[@]}" -eq 1 ]
+}
+
+@test "a stage without MODEL says how" {
+    run make -s train
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: say which model, e.g. make train MODEL=qwen7b; models: "* ]]
+}
+
+@test "show prints the recipe" {
+    run make -s show MODEL=qwen7b ROUND=2exact
+    [ "$status" -eq 0 ]
+    [[ $output == *$'\nLR=2e-4\n'* && $output == *$'\nSTEPS=10000\n'* ]]
+}
+
+@test "dry run of the demo's chain, local" {
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP"
+    [ "$status" -eq 0 ]
+    golden tiny.local.txt
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "dry run of the demo's chain, slurm" {
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=2
+    [ "$status" -eq 0 ]
+    golden tiny.slurm.txt
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "dry run of qwen7b's chain and of a single stage" {
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=3 EXCLUSIVE=no
+    [ "$status" -eq 0 ]
+    golden qwen7b.slurm.txt
+    run make -s eval MODEL=qwen7b ROUND=2 DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm
+    [ "$status" -eq 0 ]
+    golden qwen7b.eval.slurm.txt
+}
+
+@test "what is not part of this version says so and writes nothing" {
+    run make -s train MODEL=qwen7b WORK="$TMP/w"
+    [ "$status" -eq 2 ]
+    [[ $output == *"error: engine nemo-rl is not part of this version; "* ]]
+    [ ! -e "$TMP/w" ]
+}
+
+@test "options of the launcher are checked" {
+    for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 SAVE_RESERVE=2m; do
+        run make -s train MODEL=tiny WORK="$TMP/w" "$wrong"
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == "error: $wrong; "* ]]
+        [ ! -e "$TMP/w" ]
+    done
+}
+
+@test "a WORK that cannot be written is one line" {
+    mkdir "$TMP/readonly"
+    mount -t tmpfs -o ro tmpfs "$TMP/readonly"
+    for target in data model train; do
+        run make -s "$target" MODEL=tiny WORK="$TMP/readonly/w"
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == "error: WORK=$TMP/readonly/w is not writable; "* ]]
+        [ "${#lines[@]}" -eq 2 ] # and make's own
+    done
+}
+
+@test "training without data says what to make" {
+    run make -s train MODEL=tiny WORK="$TMP/w"
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: $TMP/w/data/tiny/round1 is not finished; run: make data MODEL=tiny ROUND=1" ]]
+    [ ! -e "$TMP/w/runs" ]
+}
+
+@test "slurm without sbatch, and without a cluster, is one line" {
+    command -v sbatch >/dev/null || skip "no Slurm installed"
+    SLURM_CONF=/nonexistent run make -s status MODEL=tiny WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *"train "* && $output == *"step 0/"* ]]
+}
+
+@test "cluster.env: the environment goes before it, and a malformed line is named" {
+    cp -r scripts python recipes sbatch docker Makefile cluster.env.example "$TMP"
+    cd "$TMP"
+    cp cluster.env.example cluster.env
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w"
+    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 8 ] # LAUNCHER=slurm and JOBS=4 are the example's
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" JOBS=1
+    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 5 ]
+    echo 'JOBS="2"' >>cluster.env
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w"
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: cluster.env: 'JOBS=\"2\"' is not KEY=VALUE; "* ]]
+}
+
+@test "every script explains itself" {
+    for script in scripts/{data,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
+        run bash "$script" --help
+        [ "$status" -eq 0 ]
+        [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
+    done
+    for script in python/{recipe,data,model,train,convert,average,eval,results,status}.py; do
+        run "$VENV/bin/python" "$script" --help
+        [ "$status" -eq 0 ]
+        [[ $output == *usage* ]]
+    done
+}
+
+@test "every command and path of the README exists" {
+    while read -r target; do make -n "$target" MODEL=tiny >/dev/null; done < <(grep -oE '^    make [a-z-]+' README.md | awk '{print $2}' | sort -u)
+    while read -r path; do [ -e "$path" ] || { echo "README names $path"; false; }; done \
+        < <(grep -oE '`(scripts|sbatch|python|recipes|docker|results|tests)/[A-Za-z0-9_./-]*`' README.md | tr -d '\`')
+}
+
+@test "no secret is on a command line, and no path of a machine in the tree" {
+    run grep -rnE '(HF_TOKEN|WANDB_API_KEY)=?\$' scripts sbatch python Makefile
+    [ "$status" -eq 1 ]
+    run git grep -nE '(^|[^A-Za-z0-9_.$}])/(home|root)/[a-z]' -- scripts sbatch python recipes docker
+    [ "$status" -eq 1 ]
+}

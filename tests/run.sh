@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# run.sh [slow]: what CI runs. Installs what it needs (root on Debian), lints, then runs every test; "slow": the long ones.
+# With CI=true a missing tool is a failure; elsewhere the tests that need it are skipped and say so.
+# shellcheck source=scripts/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/lib.sh"
+help_on_request "$@"
+[[ $# == 0 || $* == slow ]] || usage 'wrong argument; usage: tests/run.sh [slow]'
+cd "$ROOT"
+unset MAKEFLAGS MAKEOVERRIDES MFLAGS # of the make that called us: its options are not those of the makes under test
+
+scripts/setup.sh test
+VENV=${VENV:-$ROOT/.venv}
+export VENV
+PATH=$VENV/bin:$PATH # the linters are Python packages
+
+if [[ ${1:-} == slow ]]; then
+    log 'tests: the slow ones'
+    exec python -m pytest -m slow
+fi
+
+log 'tests: tools'
+tools=0
+tests/slurm/install.sh || tools=1
+command -v bats >/dev/null || apt-get install -y -qq --no-install-recommends bats >/dev/null 2>&1 || tools=1
+if [[ $tools != 0 && ${CI:-} == true ]]; then
+    die 'Slurm or bats cannot be installed here; on Debian, as root: apt-get update && apt-get install slurm-wlm munge bats'
+fi
+
+log 'tests: lint'
+mapfile -t shell < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find scripts sbatch tests .ci -name '*.sh' -o -name '*.sbatch')
+shellcheck -x "${shell[@]}"
+shfmt -i 4 -ci -d "${shell[@]}"
+ruff check --quiet python tests
+ruff format --check --quiet python tests
+
+log 'tests: shell and make'
+if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi
+
+log 'tests: Python, the real engine, a real Slurm'
+python -m pytest -m 'not slow' -n 2 --dist loadfile
