@@ -77,7 +77,8 @@ def check_same_tensors(folder: Path, reference: Path) -> dict[str, tuple[Path, t
     for name in found.keys() & wanted.keys():
         if found[name][1] != wanted[name][1]:
             raise Failure(
-                f"{folder}: tensor {name} has shape {found[name][1]}, not {wanted[name][1]} as in {reference}"
+                f"{folder}: tensor {name} has shape {found[name][1]}, not {wanted[name][1]} as in "
+                f"{reference}; it is another model"
             )
     return found
 
@@ -116,18 +117,18 @@ def verify(folder: Path, start: Path) -> None:
 
     check_finite(folder, check_same_tensors(folder, start))
     if loaded_rope(folder) != loaded_rope(start):
-        raise Failure(f"{folder}: RoPE is {loaded_rope(folder)}, not {loaded_rope(start)} as trained")
+        raise Failure(f"{folder}: RoPE is {loaded_rope(folder)}, not {loaded_rope(start)} as trained; convert it again")
     tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
     if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
-        raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}")
+        raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     model, missing = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
     lost = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in missing[kind]]
     if lost:
-        raise Failure(f"{folder}: transformers does not load tensor {lost[0]}")
+        raise Failure(f"{folder}: transformers does not load tensor {lost[0]}; convert it again")
     stops = {model.config.eos_token_id, GenerationConfig.from_pretrained(folder).eos_token_id, tokenizer.eos_token_id}
     if stops != {end}:
-        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {END_OF_TURN} ({end}) throughout")
+        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {END_OF_TURN} ({end}) throughout; convert it again")
 
 
 def convert(source: Path, start: Path, target: Path) -> None:
@@ -143,7 +144,10 @@ def convert(source: Path, start: Path, target: Path) -> None:
         if (start / name).is_file():
             shutil.copyfile(start / name, target / name)
     name_end_of_turn(target)
-    verify(target, start)
+    try:
+        verify(target, start)
+    except Failure as failure:  # the scratch folder will be gone when the user reads this
+        raise Failure(str(failure).replace(str(target), str(exported))) from None
 
 
 def main() -> None:
