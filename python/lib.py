@@ -20,6 +20,8 @@ from typing import Any, NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
 START = time.time()
+# What decides what a run does: a change of these makes the code "dirty", and a snapshot holds these.
+CODE = ("scripts", "sbatch", "python", "recipes", "docker")
 
 
 class Failure(Exception):
@@ -162,14 +164,16 @@ def code_identity() -> dict[str, Any]:
     record = ROOT / "SNAPSHOT"
     if record.is_file():
         return read_json(record)
+
+    def git(*command: str) -> str:
+        return subprocess.run(
+            ["git", "-C", str(ROOT), *command], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
     try:
-        git = ["git", "-C", str(ROOT)]
-        top = subprocess.run([*git, "rev-parse", "--show-toplevel"], capture_output=True, text=True, check=True)
-        if Path(top.stdout.strip()).resolve() != ROOT:
+        if Path(git("rev-parse", "--show-toplevel")).resolve() != ROOT:
             raise FileNotFoundError
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        status = subprocess.run([*git, "status", "--porcelain"], capture_output=True, text=True, check=True)
-        return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *CODE))}
     except (OSError, subprocess.CalledProcessError):
         return {"commit": "unknown", "dirty": True}
 

@@ -3,12 +3,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-[[ $# == 2 ]] || usage 'wrong number of arguments; usage: data.sh MODEL ROUND'
-MODEL=$1 ROUND=$2
-load_cluster
-load_recipe "$MODEL" "$ROUND"
-open_work
-open_venv
+open_stage "$@"
 options=()
 if [[ -n ${DATA_SRC:-} ]]; then options+=(--source "$DATA_SRC"); fi
 lock "$WORK/data/.lock" 1 "make data below $WORK"

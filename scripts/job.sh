@@ -6,13 +6,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-
-[[ $# == 2 ]] || usage "wrong number of arguments; usage: sbatch $(basename -- "$0") MODEL ROUND"
-MODEL=$1 ROUND=$2
-load_cluster
-load_recipe "$MODEL" "$ROUND"
-open_work
-open_venv
+open_stage "$@"
 RUN=$WORK/runs/$MODEL/round$ROUND
 if [[ ! -f $ROOT/SNAPSHOT ]]; then
     own=$RUN/code/job-${SLURM_JOB_ID:-local-$$} # a requeued job finds the code that it first started with

@@ -64,6 +64,16 @@ open_venv() {
 }
 pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 
+# open_stage MODEL ROUND: everything that a stage needs before it can run: recipe, folders, Python.
+open_stage() {
+    [[ $# == 2 ]] || usage "wrong number of arguments; usage: ${0##*/} MODEL ROUND"
+    MODEL=$1 ROUND=$2
+    load_cluster
+    load_recipe "$MODEL" "$ROUND"
+    open_work
+    open_venv
+}
+
 # stage NAME [ARG...]: run a stage's Python script for MODEL and ROUND.
 stage() {
     local name=$1

@@ -3,11 +3,6 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-[[ $# == 2 ]] || usage 'wrong number of arguments; usage: model.sh MODEL ROUND'
-MODEL=$1 ROUND=$2
-load_cluster
-load_recipe "$MODEL" "$ROUND"
-open_work
-open_venv
+open_stage "$@"
 lock "$WORK/models/.lock" 1 "make model below $WORK"
 stage model

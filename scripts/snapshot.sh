@@ -5,27 +5,26 @@
 help_on_request "$@"
 [[ $# == 1 ]] || usage 'wrong number of arguments; usage: snapshot.sh RUN'
 
-CODE=(scripts sbatch python recipes docker)
 cd "$ROOT"
 if [[ -f SNAPSHOT ]]; then # a chain started from a snapshot is that snapshot
     printf '%s\n' "$ROOT"
     exit
 fi
 
-commit=unknown dirty=true
-if [[ $(git rev-parse --show-toplevel 2>/dev/null) == "$ROOT" ]] && commit=$(git rev-parse HEAD 2>/dev/null); then
-    [[ -n $(git status --porcelain -- "${CODE[@]}") ]] || dirty=false
-fi
+lib() { PYTHONPATH=python python3 -c "import json, lib; $1"; }
+mapfile -t code < <(lib 'print(*lib.CODE, sep="\n")')
+identity=$(lib 'print(json.dumps(lib.code_identity()))')
+commit=$(lib 'print(lib.code_identity()["commit"][:12])')
 pack=(tar --sort=name --owner=0 --group=0 --mtime=@0 --exclude=__pycache__ -c)
-sum=$("${pack[@]}" "${CODE[@]}" | sha256sum | cut -c1-64)
-target=$1/code/${commit:0:12}-${sum:0:12}
+sum=$("${pack[@]}" "${code[@]}" | sha256sum | cut -c1-64)
+target=$1/code/$commit-${sum:0:12}
 if [[ ! -d $target ]]; then
     part=$1/code/.part-$$
     mkdir -p -- "$part"
     trap 'rm -rf -- "$part"' EXIT
-    "${pack[@]}" "${CODE[@]}" | tar -x -C "$part"
+    "${pack[@]}" "${code[@]}" | tar -x -C "$part"
     if [[ -f cluster.env ]]; then cp cluster.env "$part"; fi
-    printf '{"commit": "%s", "dirty": %s, "tree_sha256": "%s"}\n' "$commit" "$dirty" "$sum" >"$part/SNAPSHOT"
+    printf '%s, "tree_sha256": "%s"}\n' "${identity%\}}" "$sum" >"$part/SNAPSHOT"
     mv -T -- "$part" "$target" 2>/dev/null || [[ -d $target ]] # a second submission may have been faster
 fi
 printf '%s\n' "$target"

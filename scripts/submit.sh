@@ -19,6 +19,9 @@ case $STAGE in
 esac
 LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
 [[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"
+[[ -f $ROOT/scripts/engines/$ENGINE.sh || -n ${DRY_RUN:-} ]] ||
+    die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
+[[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
 [[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99"
 [[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
 [[ ${SAVE_RESERVE:-120} =~ ^[0-9]+$ ]] || usage "SAVE_RESERVE=$SAVE_RESERVE; give seconds"
@@ -72,14 +75,22 @@ put() {
         id=$3
         show "${cmd[@]}"
     else
-        id=$("${cmd[@]}" 2>"$RUN/logs/sbatch.err") || die "sbatch refused the $1 job ($(sbatch_error));" \
-            "mend cluster.env; queued so far: $(queued)"
+        id=$("${cmd[@]}" 2>"$RUN/logs/sbatch.err") || refused "$1"
         id=${id%%;*} # id;cluster on federated clusters
         printf '%s\t%s\t%s\n' "$(date +%FT%T)" "$1" "$id" >>"$RUN/chain.tsv"
     fi
 }
-sbatch_error() { sed -n '1s/^sbatch: error: //p' "$RUN/logs/sbatch.err"; }
-queued() { awk -v ORS=' ' '{print $3}' "$RUN/chain.tsv" 2>/dev/null; }
+queued() { cut -f 3 "$RUN/chain.tsv" | paste -sd ' '; }
+
+# refused NAME: a chain is queued as a whole or not at all.
+refused() {
+    local ids
+    mapfile -t ids < <(cut -f 3 "$RUN/chain.tsv")
+    if ((${#ids[@]})); then scancel "${ids[@]}"; fi
+    : >"$RUN/chain.tsv"
+    die "sbatch refused the $1 job ($(sed -n '1s/^sbatch: error: //p' "$RUN/logs/sbatch.err")); mend cluster.env or the" \
+        "recipe; nothing is queued"
+}
 
 queue_chain() {
     local name link edge=''
@@ -116,8 +127,6 @@ RUN=$(realpath -ms -- "${WORK:-$ROOT/work}")/runs/$MODEL/round$ROUND
 if [[ -n ${DRY_RUN:-} ]]; then
     CODE=$RUN/code/SNAPSHOT
 else
-    [[ -f $ROOT/scripts/engines/$ENGINE.sh ]] ||
-        die "engine $ENGINE is not part of this version; DRY_RUN=1 shows its chain, MODEL=tiny runs one"
     open_work
     open_venv
     check_inputs

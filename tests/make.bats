@@ -99,6 +99,7 @@ golden() {
 }
 
 @test "a WORK that cannot be written is one line" {
+    [[ $EUID == 0 || ${CI:-} == true ]] || skip "mounting takes root"
     mkdir "$TMP/readonly"
     mount -t tmpfs -o ro tmpfs "$TMP/readonly"
     for target in data model train; do

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -214,7 +215,30 @@ def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo
     assert repo.done(repo.run_dir() / "results")["code"] == json.loads((snapshot / "SNAPSHOT").read_text())
 
 
+def test_a_machine_without_slurm_fails_in_ci_and_skips_elsewhere(tmp_path: Path) -> None:
+    """The fixture with a cluster that cannot come up: a port that is none."""
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/nested"]
+    command += ["-p", "no:xdist", f"{ROOT}/tests/test_slurm.py", "-k", "wrong_jobs"]
+    env = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST")} | {"PORT_BASE": "none"}
+    for ci, code, word in ((None, 0, "1 skipped"), ("true", 1, "1 error")):
+        run = subprocess.run(
+            command, cwd=ROOT, env=env | ({"CI": ci} if ci else {}), capture_output=True, text=True, timeout=120
+        )
+        assert run.returncode == code and word in run.stdout and "PORT_BASE is 'none'" in run.stdout, run.stdout
+
+
 def test_refusals_of_slurm_are_one_line(slurm: Repo) -> None:
     result = slurm.call("scripts/submit.sh", "train", "mini", "1", SBATCH_PARTITION="nowhere")
     failed(result, "sbatch refused the train job (invalid partition specified: nowhere)")
     assert (slurm.run_dir() / "chain.tsv").read_text() == ""
+
+    # The third of six is refused: the two before it do not stay behind.
+    fake = slurm.root / "bin"
+    fake.mkdir()
+    real = shutil.which("sbatch")
+    script = f'case "$*" in *convert*) echo "sbatch: error: full" >&2; exit 1;; esac\nexec {real} --hold "$@"\n'
+    (fake / "sbatch").write_text("#!/bin/sh\n" + script)
+    (fake / "sbatch").chmod(0o755)
+    path = f"{fake}:{os.environ['PATH']}"
+    failed(slurm.call("scripts/submit.sh", "train", "mini", "1", PATH=path), "refused the convert job (full)")
+    assert ok(slurm.call("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%j")) == ""

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -174,31 +175,39 @@ def test_every_loss_is_of_the_answers_alone(trained: Repo) -> None:
     assert sum(counts[:8]) <= min(whole) and max(whole) <= sum(counts[-8:])
 
 
-def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
-    """SIGINT to the whole foreground group, as a terminal sends it, in data and in train; then a rerun goes on."""
-    shutil.rmtree(copy.work / "data")
+def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> None:
+    """Start a command in a group of its own, send the group SIGINT, as a terminal does, once `started` holds."""
     process = subprocess.Popen(
-        ["scripts/data.sh", "mini", "1"], cwd=copy.root, env=copy.env, start_new_session=True,
+        command, cwd=repo.root, env=repo.env, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    while not (copy.work / "data").exists():
+    deadline = time.time() + 120
+    while not started():
+        assert process.poll() is None and time.time() < deadline, process.communicate()[0]
         time.sleep(0.01)
-    time.sleep(0.3)
     os.killpg(process.pid, signal.SIGINT)
-    out = process.communicate(timeout=30)[0]
-    assert "Traceback" not in out
-    ok(copy.call("scripts/data.sh", "mini", "1"))
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode != 0 and "Traceback" not in out, out
 
-    command = subprocess.Popen(
-        ["scripts/submit.sh", "train", "mini", "1"], cwd=copy.root, env=copy.env, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
-    wait_for_step(copy, 15, command)
-    os.killpg(command.pid, signal.SIGINT)
-    out = command.communicate(timeout=60)[0]
-    assert command.returncode != 0 and "Traceback" not in out, out
+
+def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
+    """In data, model, train, convert, average, eval and results; each time the same command then goes on."""
+    run, data, models = copy.run_dir(), copy.work / "data/mini", copy.work / "models"
+    shutil.rmtree(data)
+    interrupted(copy, (data / ".source.part").exists, "scripts/data.sh", "mini", "1")
+    ok(copy.call("scripts/data.sh", "mini", "1"))
+    shutil.rmtree(models / "mini")
+    interrupted(copy, (models / ".mini.part").exists, "scripts/model.sh", "mini", "1")
+    ok(copy.call("scripts/model.sh", "mini", "1"))
+    interrupted(copy, lambda: len(copy.losses()) >= 15, "scripts/submit.sh", "train", "mini", "1")
+    folders = [run / "convert/.step_50.part", run / ".average.part", run / ".eval.part", run / ".results.part"]
+    for folder in folders:
+        interrupted(copy, folder.exists, "scripts/submit.sh", "train", "mini", "1")
+        assert not folder.exists(), "half-written"
     ok(copy.call("scripts/submit.sh", "train", "mini", "1"))
     assert copy.losses() == trained.losses()
+    scores = [json.loads((r.run_dir() / "results/results.json").read_text())["averaged"] for r in (copy, trained)]
+    assert scores[0] == scores[1]
 
 
 def test_two_chains_at_once_are_refused(copy: Repo) -> None:
