@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 CODE = ("scripts", "sbatch", "python", "recipes", "docker", "Makefile", "cluster.env.example")
 VENV = Path(sys.prefix)
+SLURM = ROOT / "tests" / "slurm"
 
 
 class Repo:
@@ -144,3 +146,19 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(target)], check=True)
     yield target
     subprocess.run(["umount", str(target)], check=True)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[dict[str, str]]:
+    """Environment of a running cluster. A machine that cannot have one skips these tests, unless CI=true: it fails."""
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)
+    up = subprocess.run([SLURM / "up.sh", folder, "4"], capture_output=True, text=True, timeout=60)
+    if up.returncode:
+        message = f"no Slurm here: {up.stderr.strip()}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    yield {"SLURM_CONF": up.stdout.strip(), "LAUNCHER": "slurm", "NET_IFNAME": "eth0", "JOBS": "2"}
+    subprocess.run([SLURM / "down.sh", folder], check=True, timeout=60)
+    shutil.rmtree(folder)

@@ -1,39 +1,71 @@
-"""make demo from a fresh clone, as the README says it: the whole chain, for real, with a score at the end."""
+"""make demo from a fresh clone, as the README says it, and then every other command that the README names."""
 
 import json
 import os
+import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from conftest import ROOT
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
-def test_demo_from_a_fresh_clone(tmp_path: Path) -> None:
-    clone = tmp_path / "clone"
-    subprocess.run(["git", "clone", "-q", ROOT, clone], check=True)
-    commit = subprocess.run(["git", "-C", clone, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-    env = {k: v for k, v in os.environ.items() if k not in ("VENV", "WORK", "OMP_NUM_THREADS", "MAKEFLAGS")}
 
-    def demo() -> str:
-        made = subprocess.run(["make", "demo"], cwd=clone, env=env, capture_output=True, text=True, timeout=1500)
-        print(made.stdout[-6000:], made.stderr[-3000:])  # for the record of a run; shown by pytest when it fails
-        assert made.returncode == 0
-        return made.stdout
+class Clone:
+    """A fresh clone with the environment of a user who has just logged in."""
 
-    first = demo()
-    result = json.loads((clone / "work/runs/tiny/round1/results/results.json").read_text())
+    def __init__(self, path: Path):
+        self.path = path
+        subprocess.run(["git", "clone", "-q", ROOT, path], check=True)
+        self.env = {k: v for k, v in os.environ.items() if k not in ("VENV", "WORK", "OMP_NUM_THREADS", "MAKEFLAGS")}
+
+    def run(self, command: str, **env: str) -> str:
+        done = subprocess.run(
+            ["bash", "-c", command], cwd=self.path, env=self.env | env, capture_output=True, text=True, timeout=1500
+        )
+        print(f"$ {command}\n{done.stdout[-6000:]}{done.stderr[-3000:]}")  # pytest shows it when the test fails
+        assert done.returncode == 0, command
+        return done.stdout
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
+    yield Clone(tmp_path_factory.mktemp("demo") / "clone")
+
+
+def test_demo_from_a_fresh_clone(clone: Clone) -> None:
+    first = clone.run("make demo")
+    result = json.loads((clone.path / "work/runs/tiny/round1/results/results.json").read_text())
     assert result["baseline"]["n"] == result["averaged"]["n"] >= 200
     assert result["baseline"]["pass@1"] <= 0.05
     assert result["averaged"]["pass@1"] >= 0.95
     assert result["links"] >= 2
-    assert result["code"]["commit"] == commit.stdout.strip() and result["code"]["dirty"] is False
+    assert result["code"]["commit"] == clone.run("git rev-parse HEAD").strip() and result["code"]["dirty"] is False
     assert "the link is over at step" in first and first.count("train: step ") >= 20, "progress is shown"
     assert first.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
     assert f"| averaged | {result['averaged']['n']} | {result['averaged']['pass@1']:.1%} |" in first
 
-    second = demo()
+    second = clone.run("make demo")
     assert "setup: building" not in second and "train: step" not in second
     assert second.count("already") >= 7 and "| averaged |" in second
+
+
+def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> None:
+    """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
+    lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    commands = [line for line in lines if line not in ("make demo", "make test")]
+    assert len(commands) >= 8 and {"make", "cp", "sbatch"} == {c.split()[0] for c in commands}
+    for command in commands:
+        out = clone.run(command.replace("=dir", "=work/data/tiny/source"), SLURM_CONF=cluster["SLURM_CONF"])
+        if "LAUNCHER=slurm" in command or command.startswith("sbatch"):
+            queued = out.partition("queued jobs")[2].partition(";")[0] or out.partition("Submitted batch job")[2]
+            jobs = queued.split()
+            assert len(jobs) == (8 if "LAUNCHER" in command else 1), out
+            # Wait for the last, so that the next command meets no running chain.
+            wait = f"until scontrol show job {jobs[-1]} | grep -q JobState=COMPLETED; do sleep 1; done"
+            clone.run(f"timeout 120 bash -c '{wait}'", SLURM_CONF=cluster["SLURM_CONF"])
+    assert (clone.path / "work/data/openmathreasoning/round1/DONE").is_file()
+    assert "already at the last step" in next(clone.path.glob("slurm-*.out")).read_text()

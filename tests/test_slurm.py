@@ -7,9 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,24 +16,6 @@ import pytest
 import train
 from conftest import ROOT, Repo, failed, ok
 from test_train import workers
-
-SLURM = ROOT / "tests" / "slurm"
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[dict[str, str]]:
-    """Environment of a running cluster. A machine that cannot have one skips these tests, unless CI=true: it fails."""
-    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    folder.chmod(0o755)
-    up = subprocess.run([SLURM / "up.sh", folder, "4"], capture_output=True, text=True, timeout=60)
-    if up.returncode:
-        message = f"no Slurm here: {up.stderr.strip()}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-    yield {"SLURM_CONF": up.stdout.strip(), "LAUNCHER": "slurm", "NET_IFNAME": "eth0", "JOBS": "2"}
-    subprocess.run([SLURM / "down.sh", folder], check=True, timeout=60)
-    shutil.rmtree(folder)
 
 
 class Job:

@@ -28,7 +28,7 @@ prefix=${NET_PREFIX:-10.$((base / 256)).$((base % 256))}
 [[ $bridge =~ ^[A-Za-z0-9]{1,12}$ ]] || die "NET_BRIDGE is '$bridge'; give 1 to 12 letters and digits"
 ((EUID == 0)) || die 'network namespaces and device nodes need root; run as root'
 for program in slurmctld slurmd munged ip; do
-    command -v "$program" >/dev/null || die "$program is missing; run tests/slurm/install.sh"
+    command -v "$program" >/dev/null || die "$program is missing; run tests/install.sh"
 done
 
 mkdir -p -- "$1"

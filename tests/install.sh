@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# install.sh: install Debian's Slurm, munge and iproute2 when they are missing
+# install.sh: install Debian's Slurm, munge, iproute2 and bats when they are missing
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2)
+install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats)
 
 installed() {
     local program
-    for program in slurmctld slurmd sbatch srun scontrol munged ip; do
+    for program in slurmctld slurmd sbatch srun scontrol munged ip bats; do
         command -v "$program" >/dev/null || return 1
     done
 }
@@ -16,7 +16,7 @@ if installed; then
     exit 0
 fi
 if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-    echo "error: Slurm, munge or iproute2 is missing; as root on Debian: ${install[*]}" >&2
+    echo "error: Slurm, munge, iproute2 or bats is missing; as root on Debian: ${install[*]}" >&2
     exit 1
 fi
 
@@ -29,6 +29,6 @@ if ! "${install[@]}" >"$log" 2>&1 </dev/null; then
 fi
 if ! installed; then
     tail -n 20 "$log" >&2
-    echo "error: apt-get could not install Slurm; see its log above, then run: ${install[*]}" >&2
+    echo "error: apt-get could not install what the tests need; see its log above, then run: ${install[*]}" >&2
     exit 1
 fi
