@@ -224,13 +224,13 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
                 loss, rate = float(data.metrics["loss"]), data.metrics["lr"]
                 log(f"train: step {step}/{steps}, loss {loss:.4f}, lr {rate:.2e}, {left:.0f} s left")
             if step < steps and (time.time() >= end or step - resume == limit):
-                log(f"train: the link is over at step {step}; saving a checkpoint for the next one")
+                log(f"train: the link is over after step {step}; saving a checkpoint for the next one")
                 signal.raise_signal(signal.SIGTERM)
 
         def save_checkpoint(self, epoch: int, step: int, *rest: Any, **options: Any) -> None:
             super().save_checkpoint(epoch, step, *rest, **options)
-            memory = torch.tensor(peak_memory(), dtype=torch.float64)
-            torch.distributed.all_reduce(memory.to(self.dist_env.device or "cpu"))
+            memory = torch.tensor(peak_memory(), dtype=torch.float64, device=self.dist_env.device or "cpu")
+            torch.distributed.all_reduce(memory)  # of all processes
             if self.dist_env.is_main:
                 record = {
                     "link": int(START),
@@ -258,9 +258,10 @@ def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, i
     missing = [step for step in range(1, steps + 1) if step not in metrics]
     if missing:
         raise Failure(
-            f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the run's record is not whole"
+            f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the record is not whole; restore it"
         )
-    links = {row["link"]: row for row in read_jsonl(paths.train / "links.jsonl", torn_tail=True)}
+    record = paths.train / "links.jsonl"  # a link that was killed before its first save is not in it
+    links = {row["link"]: row for row in read_jsonl(record, torn_tail=True)} if record.is_file() else {}
     write_done(
         paths.train,
         keys,
@@ -269,7 +270,7 @@ def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, i
         final_loss=metrics[steps]["loss"],
         links=len(links),
         seconds=round(sum(link["seconds"] for link in links.values()), 1),
-        peak_memory_bytes=max(link["peak_memory_bytes"] for link in links.values()),
+        peak_memory_bytes=max((link["peak_memory_bytes"] for link in links.values()), default=0),
     )
 
 

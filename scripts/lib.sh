@@ -89,6 +89,7 @@ lock() {
     local fd
     mkdir -p -- "${1%/*}"
     exec {fd}>>"$1"
+    flock -n "$fd" || log "waiting up to $2 s for $3 ($(tail -n 1 "$1"))"
     flock -w "$2" "$fd" || die "$3 is running already ($(tail -n 1 "$1")); wait for it, or stop it first"
     printf 'job %s on %s, process %s\n' "${SLURM_JOB_ID:-local}" "$(hostname)" $$ >"$1"
 }

@@ -44,7 +44,7 @@ def test_demo_from_a_fresh_clone(clone: Clone) -> None:
     assert result["averaged"]["pass@1"] >= 0.95
     assert result["links"] >= 2
     assert result["code"]["commit"] == clone.run("git rev-parse HEAD").strip() and result["code"]["dirty"] is False
-    assert "the link is over at step" in first and first.count("train: step ") >= 20, "progress is shown"
+    assert "the link is over after step" in first and first.count("train: step ") >= 20, "progress is shown"
     assert first.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
     assert f"| averaged | {result['averaged']['n']} | {result['averaged']['pass@1']:.1%} |" in first
 

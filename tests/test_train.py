@@ -99,7 +99,7 @@ def test_two_processes_killed_and_resumed(copy: Repo) -> None:
     assert process.returncode == 1, out
     process = link(copy, "pair2", LINK_STEPS=25)
     out = process.communicate(timeout=120)[0]
-    assert process.returncode == 75 and "the link is over at step 35" in out, out
+    assert process.returncode == 75 and "the link is over after step 35" in out, out
     ok_link(copy, "pair2")
     assert copy.losses("pair2") == copy.losses("pair") and len(copy.losses("pair")) == 60
     assert copy.done(copy.run_dir("pair") / "train")["links"] == 1
@@ -119,8 +119,23 @@ def test_the_last_time_limit_of_a_link(copy: Repo) -> None:
     """LINK_END in the past: each link still makes a step of progress, saves it, and asks for another link."""
     process = link(copy, LINK_END=1)
     out = process.communicate(timeout=120)[0]
-    assert process.returncode == 75 and "the link is over at step 1" in out, out
+    assert process.returncode == 75 and "the link is over after step 1" in out, out
     assert list(train.saved_steps(copy.run_dir() / "train/checkpoints")) in ([1], [2])
+
+
+def test_a_run_killed_between_its_last_save_and_its_record(finished: Repo) -> None:
+    """The last checkpoint is there, DONE and the links' record are not: the check writes DONE from what there is."""
+    run = finished.run_dir() / "train"
+    before = finished.done(run)
+    for name in ("DONE", "links.jsonl"):
+        (run / name).unlink()
+    assert ok(finished.stage("train", "mini", "--check")).strip() == "60"
+    after = finished.done(run)
+    assert (after["steps"], after["final_loss"], after["links"]) == (60, before["final_loss"], 0)
+    (run / "DONE").unlink()
+    log_file = run / "checkpoints/training.jsonl"
+    log_file.write_text("".join(log_file.read_text().splitlines(keepends=True)[:-1]))
+    failed(finished.stage("train", "mini", "--check"), "has no step 60")
 
 
 def test_resuming_on_other_inputs_is_refused(finished: Repo) -> None:
