@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -40,14 +41,27 @@ def usage(message: str) -> NoReturn:
 def run(main: Callable[[], int | None]) -> NoReturn:
     """Call `main`, turn what users can mend into one line on stderr, and exit."""
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of each GPU kernel that is not for this machine
+    interrupted = False
+
+    def interrupt(*_: object) -> NoReturn:
+        # An import that is under way may answer with an error of its own: remember what it really was.
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # a background job of a script is not to be interrupted
+        signal.signal(signal.SIGINT, interrupt)
     try:
-        sys.exit(main() or 0)
+        try:
+            sys.exit(main() or 0)
+        except BaseException:
+            if interrupted:
+                print("error: interrupted; run the same command again to go on", file=sys.stderr)
+                sys.exit(130)
+            raise
     except Failure as failure:
         print(f"error: {failure}", file=sys.stderr)
         sys.exit(failure.status)
-    except KeyboardInterrupt:
-        print("error: interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
