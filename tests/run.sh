@@ -13,13 +13,17 @@ VENV=${VENV:-$ROOT/.venv}
 export VENV
 PATH=$VENV/bin:$PATH # the linters are Python packages
 
+log 'tests: tools'
+have_slurm=true
+tests/install.sh || have_slurm=false
+[[ $have_slurm == true || ${CI:-} != true ]] || exit 1
+
 if [[ ${1:-} == slow ]]; then
+    log 'tests: the Slurm that the tests start'
+    if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     log 'tests: the slow ones'
     exec python -m pytest -m slow
 fi
-
-log 'tests: tools'
-if ! tests/install.sh && [[ ${CI:-} == true ]]; then exit 1; fi
 
 log 'tests: lint'
 mapfile -t shell < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find scripts sbatch tests .ci -name '*.sh' -o -name '*.sbatch')
