@@ -97,14 +97,14 @@ def format_split(source: Path, split: str, target: Path) -> int:
     """Write a split's input/output rows in source order; returns their number."""
     written = 0
     progress = Progress(f"{split} rows")
-    with open(target, "w", encoding="utf-8") as out:
+    with open(target, "wb") as out:
         for path in source_files(source, split):
             for n, row in enumerate(source_rows(path), 1):
                 try:
-                    line = format_row(split, row)
-                except ValueError as error:
+                    line = json.dumps(format_row(split, row), ensure_ascii=False).encode()
+                except ValueError as error:  # also half a surrogate pair, which is no text
                     raise Failure(f"{path}: row {n}: {error}; mend or remove it") from None
-                out.write(json.dumps(line, ensure_ascii=False) + "\n")
+                out.write(line + b"\n")
                 written += 1
                 progress.show(written)
     if not written:
@@ -169,7 +169,6 @@ def main() -> None:
     if recipe["FILTER_SPLITS"] != "none":
         raise Failure(f"round {args.round} filters its rows, which this version cannot do yet; use ROUND=1")
     keys = recipes.stage_keys(recipe, "data")
-    # The tokens and steps of a run are decided by these bytes, so a source of another size is another source.
     source = source_folder(recipe, paths, args.source)
     splits = recipe["SPLITS"].split(",")
     inputs = {path.name: sha256(path) for split in splits for path in source_files(source, split)}

@@ -144,6 +144,7 @@ def test_malformed_jsonl_is_named_by_file_and_line(copy: Repo, tmp_path: Path) -
     file = source / "cot.jsonl"
     for line, words in (
         ('{"problem": "x"', "malformed"),
+        (json.dumps({"problem": "\ud800", "generated_solution": "s"}), "surrogates not allowed"),
         ("[1]", "malformed"),
         ('{"problem": "x"}', "generated_solution"),
     ):
