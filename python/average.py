@@ -21,13 +21,13 @@ from convert import tensors, verify
 from lib import (
     Failure,
     Progress,
+    describe,
     is_done,
     log,
     new_folder,
     read_done,
     recipe_hash,
     run,
-    sha256,
     usage,
     write_done,
     write_json,
@@ -126,9 +126,7 @@ def main() -> None:
         with new_folder(args.to) as part:
             average(args.of, part)
         return
-    args = recipes.parser(__doc__).parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
     folders = [paths.convert / f"step_{step}" for step in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "average")
     remedy = f"run: make convert MODEL={args.model} ROUND={args.round}"
@@ -139,10 +137,7 @@ def main() -> None:
     with new_folder(paths.average) as part:
         average(folders, part)
         verify(part, paths.start)
-        files = [path for path in sorted(part.iterdir()) if path.is_file()]
-        outputs = {path.name: sha256(path) for path in files}
-        sizes = {path.name: path.stat().st_size for path in files}
-        write_done(part, keys, inputs, outputs=outputs, bytes=sizes, steps=[int(f.name[5:]) for f in folders])
+        write_done(part, keys, inputs, steps=[int(f.name[5:]) for f in folders], **describe(part))
     log(f"average: mean of steps {recipe['AVERAGE_STEPS']} in {paths.average}, verified")
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import recipe as recipes
 from data import END_OF_TURN
-from lib import Failure, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
+from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, write_done, write_json
 from model import loaded_rope, rope_of
 from train import saved_steps
 
@@ -153,9 +153,7 @@ def convert(source: Path, start: Path, target: Path) -> None:
 def main() -> None:
     parser = recipes.parser(__doc__)
     parser.add_argument("--step", type=int, help="only this step (default: all of AVERAGE_STEPS)")
-    args = parser.parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(parser)
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
     saved = saved_steps(paths.train / "checkpoints")
@@ -176,12 +174,7 @@ def main() -> None:
             continue
         with new_folder(target) as part:
             convert(saved[step], paths.start, part)
-            files = [path for path in sorted(part.iterdir()) if path.is_file()]
-            outputs = {path.name: sha256(path) for path in files}
-            sizes = {path.name: path.stat().st_size for path in files}
-            write_done(
-                part, keys, inputs, outputs=outputs, bytes=sizes, step=step, seconds=round(time.time() - started, 1)
-            )
+            write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
         log(f"convert: step {step} in {target}, verified")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import recipe as recipes
 import tiny
-from lib import Failure, Progress, is_done, log, new_folder, read_jsonl, run, sha256, write_done
+from lib import Failure, Progress, describe, is_done, log, new_folder, read_jsonl, run, sha256, write_done
 
 # NeMo-Skills 8b18f39 nemo_skills/prompt/config/{generic/math,openmath/tir}.yaml; genselect comes formatted.
 PROMPTS = {
@@ -163,9 +163,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
 def main() -> None:
     parser = recipes.parser(__doc__)
     parser.add_argument("--source", type=Path, help="a folder of parquet or JSONL files, in place of the download")
-    args = parser.parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(parser)
     if recipe["FILTER_SPLITS"] != "none":
         raise Failure(f"round {args.round} filters its rows, which this version cannot do yet; use ROUND=1")
     keys = recipes.stage_keys(recipe, "data")
@@ -182,9 +180,7 @@ def main() -> None:
         rows["all"] = sum(rows.values())
         if rows["all"] < int(recipe["GLOBAL_BATCH"]):
             raise Failure(f"{rows['all']} rows do not fill one GLOBAL_BATCH={recipe['GLOBAL_BATCH']}; add data")
-        outputs = {path.name: sha256(path) for path in sorted(part.glob("*.jsonl"))}
-        sizes = {path.name: path.stat().st_size for path in sorted(part.glob("*.jsonl"))}
-        write_done(part, keys, inputs, outputs=outputs, bytes=sizes, rows=rows)
+        write_done(part, keys, inputs, rows=rows, **describe(part))
     first = next(itertools.islice(read_jsonl(paths.data / "all.jsonl"), 1))
     log(f"data: {rows['all']:,} rows ({', '.join(f'{s} {rows[s]:,}' for s in splits)}) in {paths.data}")
     log(f"data: the first begins {first['input'][:60]!r}")

@@ -87,9 +87,7 @@ def score(problems: list[dict[str, Any]], answers: list[tuple[str, bool]], targe
 
 
 def main() -> None:
-    args = recipes.parser(__doc__).parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
     if "EVAL_SET" not in recipe:
         raise Failure(f"recipe {args.model} names no EVAL_SET; this version evaluates the recipes that do")
     again = f"MODEL={args.model} ROUND={args.round}"

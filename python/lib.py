@@ -222,6 +222,15 @@ def write_done(folder: Path, keys: dict[str, str], inputs: dict[str, str], **fac
     return done
 
 
+def describe(folder: Path) -> dict[str, dict[str, Any]]:
+    """outputs (file -> sha256) and bytes (file -> size) of a folder: what DONE says of a stage's result."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "DONE")
+    return {
+        "outputs": {path.name: sha256(path) for path in files},
+        "bytes": {path.name: path.stat().st_size for path in files},
+    }
+
+
 def read_done(folder: Path, remedy: str) -> dict[str, Any]:
     """The manifest of a finished stage; Failure with `remedy` when the stage has not finished."""
     if not (folder / "DONE").is_file():

@@ -13,7 +13,7 @@ from typing import Any
 
 import recipe as recipes
 import tiny
-from lib import Failure, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
+from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, write_done, write_json
 
 # What Qwen2.5-Math ships with, and the only values the patch accepts to replace
 # (NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:80-81).
@@ -178,9 +178,7 @@ def finish(folder: Path, keys: recipes.Recipe, commit: str) -> None:
         patch_rope(folder / "config.json", theta, positions)
     check_weights(folder)
     check_rope(folder, keys)
-    outputs = {p.name: sha256(p) for p in sorted(folder.iterdir()) if p.is_file()}
-    sizes = {p.name: p.stat().st_size for p in sorted(folder.iterdir()) if p.is_file()}
-    write_done(folder, keys, {}, revision=commit, outputs=outputs, bytes=sizes)
+    write_done(folder, keys, {}, revision=commit, **describe(folder))
 
 
 def check_rope(folder: Path, keys: recipes.Recipe) -> None:
@@ -192,9 +190,7 @@ def check_rope(folder: Path, keys: recipes.Recipe) -> None:
 
 
 def main() -> None:
-    args = recipes.parser(__doc__).parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
     if paths.start != paths.base:
         read_done(paths.start, f"round {args.round} starts from it: finish make train MODEL={args.model} ROUND=1 first")
         log(f"model: round {args.round} starts from {paths.start}")

@@ -288,6 +288,13 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     return arguments
 
 
+def open_run(arguments: argparse.ArgumentParser) -> tuple[argparse.Namespace, Recipe, Paths]:
+    """Parse the command line; load the recipe that it names and the folders of its run. Raises Failure."""
+    args = arguments.parse_args()
+    recipe = load(args.model, args.round)
+    return args, recipe, Paths(args.work, args.model, args.round, recipe)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", nargs="?")

@@ -80,9 +80,7 @@ def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
 
 
 def main() -> None:
-    args = recipes.parser(__doc__).parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
     done = collect(paths, recipe, f"MODEL={args.model} ROUND={args.round}")
     keys = recipes.stage_keys(recipe, "results")
     inputs = done["eval"]["inputs"] | done["train"]["inputs"]

@@ -111,9 +111,7 @@ def active(train: Path) -> bool:
 
 
 def main() -> None:
-    args = recipes.parser(__doc__).parse_args()
-    recipe = recipes.load(args.model, args.round)
-    paths = recipes.Paths(args.work, args.model, args.round, recipe)
+    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
     jobs, note = read_jobs(paths.run / "chain.tsv")
     rows = [("stage", "state", "progress", "left", "jobs"), *summary(paths, recipe, jobs)]
     widths = [max(len(row[i]) for row in rows) for i in range(4)]

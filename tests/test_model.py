@@ -234,6 +234,19 @@ def test_a_pinned_commit_needs_no_resolving(repo: Repo, hub: Hub, tmp_path: Path
     assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
 
 
+def test_killed_between_done_and_rename(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    """A fetched folder that was finished but not yet renamed is checked and described anew."""
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
+    folder = repo.work / "models/Qwen2.5-Math-1.5B"
+    before = repo.done(folder)
+    folder.rename(folder.with_name(f"{folder.name}.fetched"))
+    hub.seen.clear()
+    ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
+    after = repo.done(folder)
+    assert hub.seen == [] and after["outputs"] == before["outputs"] and "DONE" not in after["bytes"]
+
+
 def test_round_two_starts_from_round_one(repo: Repo) -> None:
     failed(repo.call("scripts/model.sh", "qwen1.5b", "2"), "finish make train MODEL=qwen1.5b ROUND=1 first")
     assert [p.name for p in repo.work.iterdir()] == ["models"]

@@ -175,6 +175,10 @@ def test_wrong_jobs_say_so(slurm: Repo) -> None:
     assert job.wait(60) == "FAILED" and "submit it with --nodes=2" in job.log()
     job = Job(slurm, ok(slurm.call("sbatch", "--parsable", "sbatch/convert.sbatch", "mini", "1")).strip())
     assert job.wait(60) == "FAILED" and "run: make train" in job.log() and "Traceback" not in job.log()
+    elsewhere = f"cd {slurm.work} && sbatch --parsable {slurm.root}/sbatch/train.sbatch mini 1"
+    job = Job(slurm, ok(slurm.call("bash", "-c", elsewhere)).strip())
+    assert job.wait(60) == "FAILED" and "run sbatch from the repository's root" in job.log()
+    assert len(job.log().splitlines()) == 2, job.log()
 
 
 def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo) -> None:
