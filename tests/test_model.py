@@ -82,7 +82,7 @@ class Hub(ThreadingHTTPServer):
 
     Endpoints and headers as the pinned huggingface_hub uses them: GET /api/models/REPO/revision/REV answers with
     `sha` and `siblings`; HEAD and GET /REPO/resolve/COMMIT/FILE carry X-Repo-Commit, ETag and Content-Length, and
-    GET honours Range. It can break off a transfer, and it can move `main`.
+    GET honours Range; /api/datasets/REPO and /datasets/REPO alike. It can break off a transfer and move `main`.
     """
 
     def __init__(self, files: dict[str, bytes]):
@@ -114,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, path = self.server, self.path.split("?")[0]
         hub.seen.append((self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
-        if path.startswith("/api/models/Qwen/Qwen2.5-Math-1.5B"):
+        if path.startswith(("/api/models/Qwen/Qwen2.5-Math-1.5B", "/api/datasets/nvidia/OpenMathReasoning")):
             revision = path.partition("/revision/")[2] or "main"
             sha = hub.main if revision == "main" else revision
             if sha not in (COMMIT, LATER):
@@ -131,8 +131,8 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
             return
-        name = path.rpartition("/")[2]
-        if f"/resolve/{COMMIT}/" not in path or name not in hub.files:
+        name = path.partition(f"/resolve/{COMMIT}/")[2]
+        if name not in hub.files:
             self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         content = hub.files[name]
@@ -232,6 +232,21 @@ def test_a_pinned_commit_needs_no_resolving(repo: Repo, hub: Hub, tmp_path: Path
     repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
     assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
+
+
+def test_a_data_set_comes_from_the_hub(repo: Repo, hub: Hub, prepared: Repo, tmp_path: Path) -> None:
+    """qwen7b's round 1 without DATA_SRC: only the splits that are trained on, at the commit that main was."""
+    source = prepared.work / "data/mini/source"
+    hub.files = {f"data/{p.name}": p.read_bytes() for p in source.glob("*.parquet")}
+    hub.files["data/additional_problems-00000-of-00001.parquet"] = b"not wanted"
+    repo.edit("recipes/round1.env", "GLOBAL_BATCH=1024", "GLOBAL_BATCH=192")  # the source has 260 rows
+    out = ok(repo.call("scripts/data.sh", "qwen7b", "1", **hub_env(hub, tmp_path)))
+    assert "cot 200, tir 40, genselect 20" in out
+    folder = repo.work / "data/openmathreasoning"
+    assert (folder / "source/REVISION").read_text().strip() == COMMIT
+    assert not (folder / "source/data/additional_problems-00000-of-00001.parquet").exists()
+    ours, theirs = folder / "round1/cot.jsonl", prepared.work / "data/mini/round1/cot.jsonl"
+    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_killed_between_done_and_rename(repo: Repo, hub: Hub, tmp_path: Path) -> None:
