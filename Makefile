@@ -25,6 +25,9 @@ ifeq ($(MAKECMDGOALS),show-make)
   KEYS := $(shell sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' $(RECIPE) | LC_ALL=C sort)
 endif
 
+# A dry run needs no environment.
+venv := $(if $(DRY_RUN),,setup)
+
 .PHONY: help demo test test-slow setup show show-make data model train convert average eval results status clean
 
 help: ## this list
@@ -41,19 +44,19 @@ show: need-model ## print a recipe
 show-make: need-model
 	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 
-data: need-model setup ## make or download the data, format it, mix and shuffle it
+data: need-model $(venv) ## make or download the data, format it, mix and shuffle it
 	@scripts/data.sh "$$MODEL" "$$ROUND"
-model: need-model setup ## fetch the base model at its revision, patch its RoPE, verify both
+model: need-model $(venv) ## fetch the base model at its revision, patch its RoPE, verify both
 	@scripts/model.sh "$$MODEL" "$$ROUND"
-train: need-model setup ## train in a chain of links, then convert, average, eval, results
+train: need-model $(venv) ## train in a chain of links, then convert, average, eval, results
 	@scripts/submit.sh train "$$MODEL" "$$ROUND"
-convert: need-model setup ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders
+convert: need-model $(venv) ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders
 	@scripts/submit.sh convert "$$MODEL" "$$ROUND"
-average: need-model setup ## the mean of those folders
+average: need-model $(venv) ## the mean of those folders
 	@scripts/submit.sh average "$$MODEL" "$$ROUND"
-eval: need-model setup ## score the base and the averaged model
+eval: need-model $(venv) ## score the base and the averaged model
 	@scripts/submit.sh eval "$$MODEL" "$$ROUND"
-results: need-model setup ## results.json, loss.png and a table
+results: need-model $(venv) ## results.json, loss.png and a table
 	@scripts/submit.sh results "$$MODEL" "$$ROUND"
 status: need-model ## what each stage is doing: state, step, time left, job
 	@scripts/status.sh "$$MODEL" "$$ROUND"

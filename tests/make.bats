@@ -66,6 +66,13 @@ golden() {
     [ -z "$(ls "$TMP")" ]
 }
 
+@test "a dry run builds no environment" {
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$status" -eq 0 ]
+    [ "${#lines[@]}" -eq 5 ]
+    [ -z "$(ls "$TMP")" ]
+}
+
 @test "dry run of the demo's chain, slurm" {
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=2
     [ "$status" -eq 0 ]
