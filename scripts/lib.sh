@@ -46,19 +46,31 @@ show_recipe() {
         while read -r key; do printf '%s=%s\n' "$key" "${!key}"; done
 }
 
+# dry: whether commands are to be printed, not run.
+dry() { [[ -n ${DRY_RUN:-} ]]; }
+
+# show COMMAND...: print it as it could be typed.
+show() {
+    local line
+    printf -v line '%q ' "$@"
+    printf '%s\n' "${line% }"
+}
+
 # open_work: WORK as an absolute, writable folder.
 open_work() {
     WORK=$(realpath -ms -- "${WORK:-$ROOT/work}")
+    export WORK
+    if dry; then return; fi
     if ! { mkdir -p -- "$WORK" && : >"$WORK/.writable"; } 2>/dev/null; then
         die "WORK=$WORK is not writable; set WORK to a folder of yours with room"
     fi
     rm -f -- "$WORK/.writable"
-    export WORK
 }
 
 # open_venv: the Python that the stages run in; built by make setup from the very pins of this code.
 open_venv() {
     export VENV=${VENV:-$ROOT/.venv}
+    if dry; then return; fi
     [[ -x $VENV/bin/python && -f $VENV/PINS ]] || die "$VENV is not set up; run: make setup"
     [[ $(<"$VENV/PINS") == "$(pins)" ]] || die "$VENV was built from other pins than docker/requirements.txt; run: make setup"
 }
@@ -76,17 +88,21 @@ open_stage() {
 
 # stage NAME [ARG...]: run a stage's Python script for MODEL and ROUND.
 stage() {
-    local name=$1
-    shift
+    local command=("$VENV/bin/python" "$ROOT/python/$1.py" "$MODEL" "$ROUND" --work "$WORK" "${@:2}")
+    if dry; then
+        show "${command[@]}"
+        return
+    fi
     # The libraries' own chatter about absent GPU kernels and loading bars is no news to anybody.
     TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=${HF_HUB_DISABLE_PROGRESS_BARS:-0} \
         TRANSFORMERS_VERBOSITY=error TORCH_LOGS=-all PYTHONWARNINGS=ignore \
-        "$VENV/bin/python" "$ROOT/python/$name.py" "$MODEL" "$ROUND" --work "$WORK" "$@"
+        "${command[@]}"
 }
 
 # lock FILE SECONDS WHAT: hold FILE until this process and all of its children are gone; wait at most SECONDS.
 lock() {
     local fd
+    if dry; then return; fi
     mkdir -p -- "${1%/*}"
     exec {fd}>>"$1"
     flock -n "$fd" || log "waiting up to $2 s for $3 ($(tail -n 1 "$1"))"

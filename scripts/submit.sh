@@ -19,7 +19,7 @@ case $STAGE in
 esac
 LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
 [[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"
-[[ -f $ROOT/scripts/engines/$ENGINE.sh || -n ${DRY_RUN:-} ]] ||
+[[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
     die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
 [[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99"
@@ -52,13 +52,6 @@ check_free() {
     done <"$RUN/chain.tsv"
 }
 
-# show COMMAND...: print it as it could be typed.
-show() {
-    local line
-    printf -v line '%q ' "$@"
-    printf '%s\n' "${line% }"
-}
-
 # put NAME EDGE [ID]: queue a job and set `id`; with DRY_RUN print the command, and take ID for its number.
 put() {
     local cmd=(sbatch --parsable --job-name="$1-$MODEL-$ROUND" --output="$RUN/logs/$1-%j.out")
@@ -71,7 +64,7 @@ put() {
     # Cancelled, not pending for ever, when what it waits for has failed.
     if [[ $2 == afterok:* ]]; then cmd+=(--kill-on-invalid-dep=yes); fi
     cmd+=("$CODE/sbatch/$1.sbatch" "$MODEL" "$ROUND")
-    if [[ -n ${DRY_RUN:-} ]]; then
+    if dry; then
         id=$3
         show "${cmd[@]}"
     else
@@ -111,7 +104,7 @@ run_chain() {
     local name status
     for name in "${stages[@]}"; do
         while :; do
-            if [[ -n ${DRY_RUN:-} ]]; then
+            if dry; then
                 show bash "$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND"
                 break
             fi
@@ -123,12 +116,12 @@ run_chain() {
     done
 }
 
-RUN=$(realpath -ms -- "${WORK:-$ROOT/work}")/runs/$MODEL/round$ROUND
-if [[ -n ${DRY_RUN:-} ]]; then
+open_work
+open_venv
+RUN=$WORK/runs/$MODEL/round$ROUND
+if dry; then
     CODE=$RUN/code/SNAPSHOT
 else
-    open_work
-    open_venv
     check_inputs
     lock "$RUN/.chain.lock" 1 "a chain of $MODEL round $ROUND"
     check_free
@@ -139,9 +132,11 @@ export CODE
 
 if [[ $LAUNCHER == local ]]; then
     run_chain
-else
-    [[ -n ${DRY_RUN:-} ]] || command -v sbatch >/dev/null || die "no sbatch here; run on the cluster's login node, or LAUNCHER=local"
-    [[ -n ${DRY_RUN:-} ]] || : >"$RUN/chain.tsv"
+elif dry; then
     queue_chain
-    [[ -n ${DRY_RUN:-} ]] || log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"
+else
+    command -v sbatch >/dev/null || die "no sbatch here; run on the cluster's login node, or LAUNCHER=local"
+    : >"$RUN/chain.tsv"
+    queue_chain
+    log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"
 fi

@@ -66,6 +66,15 @@ golden() {
     [ -z "$(ls "$TMP")" ]
 }
 
+@test "dry runs of data and model" {
+    run make -s data MODEL=qwen7b DATA_SRC=/data DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$status" -eq 0 ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 1 --work $TMP/w --source /data" ]
+    run make -s model MODEL=qwen7b DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/model.py qwen7b 1 --work $TMP/w" ]
+    [ -z "$(ls "$TMP")" ]
+}
+
 @test "a dry run builds no environment" {
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$status" -eq 0 ]
