@@ -108,6 +108,15 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     assert sorted(slurm.losses()) == list(range(1, 401))
 
 
+def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
+    """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why."""
+    command = ("sbatch", "--parsable", "--time=5", "sbatch/train.sbatch", "mini", "1")
+    job = Job(slurm, ok(slurm.call(*command, SAVE_RESERVE="600")).strip())
+    assert job.wait(90) == "FAILED" and job.field("ExitCode") == "75:0", job.log()
+    assert "SAVE_RESERVE=600 leaves nothing" in job.log() and "the link is over after step 1" in job.log()
+    assert list(train.saved_steps(slurm.run_dir() / "train/checkpoints")) in ([1], [2])
+
+
 def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
     repo = slurm_finished
     for name in ("convert", "average", "eval", "results"):
