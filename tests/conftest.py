@@ -156,6 +156,7 @@ def cluster() -> Iterator[dict[str, str]]:
     up = subprocess.run([SLURM / "up.sh", folder, "4"], capture_output=True, text=True, timeout=60)
     if up.returncode:
         message = f"no Slurm here: {up.stderr.strip()}"
+        shutil.rmtree(folder, ignore_errors=True)
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
