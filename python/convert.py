@@ -17,7 +17,7 @@ from typing import Any
 
 import recipe as recipes
 from data import END_OF_TURN
-from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, write_done, write_json
+from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
 from model import loaded_rope, rope_of
 from train import saved_steps
 
@@ -168,7 +168,8 @@ def main() -> None:
     for step in steps:
         started = time.time()
         target = paths.convert / f"step_{step}"
-        inputs = train["inputs"] | {"step": str(step)}
+        # Not only what was trained on but this very training: one that was done over has other checkpoints.
+        inputs = train["inputs"] | {"train": sha256(paths.train / "DONE"), "step": str(step)}
         if is_done(target, keys, inputs):
             log(f"convert: step {step} is already there")
             continue

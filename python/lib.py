@@ -246,10 +246,13 @@ def is_done(folder: Path, keys: dict[str, str], inputs: dict[str, str]) -> bool:
     if not (folder / "DONE").is_file():
         return False
     done = read_json(folder / "DONE")
-    for what, old, new in (("recipe", done.get("recipe", {}), keys), ("inputs", done.get("inputs", {}), inputs)):
+    for what, old, new in (
+        ("another recipe", done.get("recipe", {}), keys),
+        ("other inputs", done.get("inputs", {}), inputs),
+    ):
         names = sorted(k for k in old.keys() | new.keys() if old.get(k) != new.get(k))
         if names:
             name = names[0]
             change = f"{name} was {str(old.get(name))[:24]}, is now {str(new.get(name))[:24]}"
-            raise Failure(f"{folder} was made from another {what} ({change}); move it away or set another WORK")
+            raise Failure(f"{folder} was made from {what} ({change}); move it away or set another WORK")
     return True

@@ -172,6 +172,13 @@ def test_a_rerun_skips_and_another_recipe_is_refused(finished: Repo) -> None:
     failed(finished.call("scripts/submit.sh", "train", "mini", "1"), "LR: 1e-3, now 2e-3")
 
 
+def test_a_step_of_an_earlier_training_is_refused(finished: Repo) -> None:
+    """Trained over with the same recipe and data: the converted steps that lie there are not this training's."""
+    (finished.run_dir() / "train/DONE").unlink()
+    ok(finished.stage("train", "mini", "--check"))  # writes DONE anew
+    failed(finished.stage("convert"), "step_40 was made from other inputs (train was", "move it away")
+
+
 def test_a_full_disk_leaves_nothing_half_written(finished: Repo, small_disk: Path) -> None:
     """convert/ and average/ on a file system that holds one model of half a megabyte, but not three."""
     run = finished.run_dir()
