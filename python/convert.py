@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
-from data import END_OF_TURN
 from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
 from model import loaded_rope, rope_of
+from openmath import END_OF_TURN
 from train import saved_steps
 
 # What of the model's folder is not weights: the tokenizer is the one that training started from, unchanged.

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
-from data import END_OF_TURN, PROMPTS, chatml
 from lib import Failure, Progress, is_done, log, new_folder, read_done, read_jsonl, recipe_hash, run, sha256, write_done
+from openmath import END_OF_TURN, PROMPTS, chatml
 
 BATCH = 50
 

@@ -33,6 +33,10 @@ class Failure(Exception):
         self.status = status
 
 
+class Interrupted(Failure):
+    """A failure after which what is finished already is kept, for the next run to go on from."""
+
+
 def usage(message: str) -> NoReturn:
     """Raise the failure that ends with exit status 2: the call itself was wrong."""
     raise Failure(message, status=2)
@@ -92,14 +96,17 @@ class Progress:
         self.what, self.total, self.every = what, total, every
         self.start = self.shown = time.time()
 
-    def show(self, done: int) -> None:
+    def show(self, done: int, share: float | None = None) -> None:
+        """done: units so far; share: of the whole work, where it is better known than the number of units."""
         now = time.time()
         if now - self.shown < self.every or done == 0:
             return
         self.shown = now
-        rate = done / (now - self.start)
-        tail = f" of {self.total:,}, {(self.total - done) / rate:.0f} s left" if self.total else ""
-        log(f"{self.what}: {done:,}{tail} ({rate:,.0f}/s)")
+        spent = now - self.start
+        share = done / self.total if self.total else share
+        of = f" of {self.total:,}" if self.total else f", {share:.0%}" if share else ""
+        left = f", {spent / share - spent:.0f} s left" if share else ""
+        log(f"{self.what}: {done:,}{of}{left} ({done / spent:,.0f}/s)")
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -167,6 +174,31 @@ def new_folder(target: Path) -> Iterator[Path]:
         part.rename(target)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def resumable_folder(target: Path, identity: dict[str, Any]) -> Iterator[Path]:
+    """Like new_folder, but what an interrupted predecessor of the same `identity` left is there to go on from.
+
+    Kept after Ctrl-C, a kill, a full disk and Interrupted; removed after any other Failure and by a run of another
+    identity (a JSON value).
+    """
+    part = target.with_name(f".{target.name}.part")
+    record = part / "IDENTITY"
+    if not record.is_file() or read_json(record) != identity:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        write_json(record, identity)
+    try:
+        yield part
+        if target.exists():
+            raise Failure(f"{target} appeared while it was being made; is another run writing it?")
+        record.unlink()
+        part.rename(target)
+    except Failure as failure:
+        if not isinstance(failure, Interrupted):
+            shutil.rmtree(part, ignore_errors=True)
         raise
 
 

@@ -159,7 +159,7 @@ def check_weights(folder: Path) -> None:
 
 def random_base(recipe: recipes.Recipe, folder: Path) -> None:
     seed = int(recipe["SEED"])
-    from data import format_row  # the tokenizer learns the very text it will see
+    from openmath import format_row  # the tokenizer learns the very text it will see
 
     texts = []
     for split in recipe["SPLITS"].split(","):

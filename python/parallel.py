@@ -1,4 +1,4 @@
-"""Run a function over many tasks in worker processes: results in order, one error line, a Ctrl-C that ends them all."""
+"""Run a function over many tasks in worker processes: one error line, and a Ctrl-C that ends them all."""
 
 import multiprocessing
 import os
@@ -6,15 +6,15 @@ import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from lib import Failure, usage
+from lib import Interrupted, usage
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
 
-def workers(asked: int | None = None) -> int:
+def cores(asked: int | None = None) -> int:
     """Number of worker processes: as asked, else one for each core that this process (this job) may use."""
     if asked is not None and asked < 1:
         usage(f"{asked} workers cannot work; set WORKERS to 1 or more")
@@ -29,6 +29,56 @@ def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -
         initializer(*arguments)
 
 
+class Workers:
+    """Processes that live as long as the `with` block.
+
+    They are forked: open it before the parent has imported anything with threads of its own.
+    """
+
+    def __init__(self, processes: int, initializer: Callable[..., None] | None = None, arguments: tuple[Any, ...] = ()):
+        self.processes = processes
+        context = multiprocessing.get_context("fork")
+        self.pool = ProcessPoolExecutor(processes, context, initializer=start, initargs=(initializer, arguments))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def close(self) -> None:
+        """Let idle workers end by themselves, so that their memory is accounted for."""
+        self.pool.shutdown()
+
+    def __exit__(self, *_: object) -> None:
+        for process in list((self.pool._processes or {}).values()):
+            process.terminate()
+        self.pool.shutdown(cancel_futures=True)
+
+    def run(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], tick: Callable[[], None] | None = None
+    ) -> Iterator[tuple[Task, Result]]:
+        """Yield (task, result) as the tasks end, which need not be their order; two tasks a worker are queued.
+
+        tick: called every second or so, for progress. An exception of `function` is raised here (Failure: its line).
+        Raises Interrupted when a worker was killed.
+        """
+        running: dict[Future[Result], Task] = {}
+        left = iter(tasks)
+        try:
+            while True:
+                for task in left:
+                    running[self.pool.submit(function, task)] = task
+                    if len(running) >= 2 * self.processes:
+                        break
+                if not running:
+                    return
+                done, _ = wait(running, timeout=1, return_when=FIRST_COMPLETED)
+                if tick:
+                    tick()
+                for future in done:
+                    yield running.pop(future), future.result()
+        except BrokenProcessPool:
+            raise Interrupted("a worker was killed, maybe for memory; set WORKERS to fewer, and run it again") from None
+
+
 def run_all(
     function: Callable[[Task], Result],
     tasks: Iterable[Task],
@@ -36,33 +86,6 @@ def run_all(
     initializer: Callable[..., None] | None = None,
     arguments: tuple[Any, ...] = (),
 ) -> Iterator[tuple[Task, Result]]:
-    """Yield (task, result) in the order in which the tasks end; at most 2 tasks a worker are queued at a time.
-
-    Workers are forked: call it before the parent has imported anything with threads. An exception of `function`
-    (a Failure with its line) is raised here, after the other workers have been ended.
-    Raises Failure when a worker was killed.
-    """
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("fork"), initializer=start, initargs=(initializer, arguments)
-    )
-    running: dict[Future[Result], Task] = {}
-    left = iter(tasks)
-    try:
-        while True:
-            for task in left:
-                running[pool.submit(function, task)] = task
-                if len(running) >= 2 * processes:
-                    break
-            if not running:
-                break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                yield running.pop(future), future.result()
-        pool.shutdown()
-    except BrokenProcessPool:
-        raise Failure("a worker was killed, probably for memory; set WORKERS to fewer and run it again") from None
-    finally:
-        # Not only after an error: also when the caller stops asking.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(cancel_futures=True)
+    """Workers.run with workers of its own."""
+    with Workers(processes, initializer, arguments) as workers:
+        yield from workers.run(function, tasks)

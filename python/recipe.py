@@ -94,10 +94,15 @@ KEYS = {
     "NODES": (positive, True),
     "GPUS_PER_NODE": (positive, True),
     "DATASET": (text, True),
-    "DATASET_SOURCE": (one_of("hub", "generate"), True),
+    "DATASET_SOURCE": (one_of("hub", "generate", "prepared"), True),
     "DATASET_REVISION": (text, True),
     "SPLITS": (splits, True),
     "FILTER_SPLITS": (lambda v: v == "none" or splits(v), True),
+    "FILTER_SOURCES": (text, False),
+    "FILTER_MAX_PASS_RATE": (number, False),
+    "FILTER_MIN_TOKENS": (positive, False),
+    "FILTER_TOKENIZER": (text, False),
+    "FILTER_TOKENIZER_REVISION": (text, False),
     "GENERATE_PROBLEMS": (positive, False),
     "START_FROM": (one_of("base", "round1"), True),
     "SEQ_LEN": (positive, True),
@@ -114,7 +119,7 @@ KEYS["FILTER_SPLITS"][0].__name__ = "none or splits"
 
 # The keys that decide what a stage makes. What is not named here can change without making it again.
 STAGE_KEYS = {
-    "data": {"DATASET", "DATASET_SOURCE", "DATASET_REVISION", "SPLITS", "FILTER_SPLITS", "GENERATE_PROBLEMS", "SEED"},
+    "data": {k for k in KEYS if k.startswith(("DATASET", "FILTER_"))} | {"SPLITS", "GENERATE_PROBLEMS", "SEED"},
     "model": {k for k in KEYS if k.startswith(("BASE_", "RANDOM_"))} | {"ROPE_THETA", "MAX_POSITIONS", "SEED"},
 }
 STAGE_KEYS["train"] = set(KEYS) - {"ROUNDS", "AVERAGE_STEPS", "EVAL_SET", "EVAL_MAX_TOKENS"}
@@ -252,6 +257,8 @@ def check(model: str, r: Recipe) -> None:
         ("GENERATE_PROBLEMS" in r) == (r["DATASET_SOURCE"] == "generate"),
         "GENERATE_PROBLEMS goes with DATASET_SOURCE=generate; set both or none",
     )
+    for key in (k for k in KEYS if k.startswith("FILTER_") and k != "FILTER_SPLITS"):
+        demand((key in r) == (r["FILTER_SPLITS"] != "none"), f"{key} goes with FILTER_SPLITS; set both or none")
     if r["BASE_SOURCE"] == "random":
         demand(
             int(r["RANDOM_HIDDEN"]) % (2 * int(r["RANDOM_HEADS"])) == 0,
@@ -272,8 +279,8 @@ class Paths:
         self.dataset = self.work / "data" / recipe["DATASET"].split("/")[-1].lower()
         self.data = self.dataset / f"round{round_}"
         self.run = self.work / "runs" / model / f"round{round_}"
-        self.train, self.convert, self.average, self.eval, self.results = (
-            self.run / stage for stage in ("train", "convert", "average", "eval", "results")
+        self.report, self.train, self.convert, self.average, self.eval, self.results = (
+            self.run / stage for stage in ("report", "train", "convert", "average", "eval", "results")
         )
         # What training starts from: the patched base, or the model that round 1 ended with.
         self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"

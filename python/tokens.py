@@ -44,7 +44,9 @@ class TokenCounter:
         self.tokenizer.no_padding()
         added = self.tokenizer.get_added_tokens_decoder().values()
         self.added = re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
-        self.cached = self.is_qwen2() and not any(token.lstrip or token.rstrip or "\n" in token.content for token in added)
+        self.cached = self.is_qwen2() and not any(
+            token.lstrip or token.rstrip or "\n" in token.content for token in added
+        )
         self.pieces: dict[str, int] = {}
 
     @property

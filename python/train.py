@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
-from data import END_OF_TURN
 from lib import (
     START,
     Failure,
@@ -32,6 +31,7 @@ from lib import (
     write_done,
     write_json,
 )
+from openmath import END_OF_TURN
 
 CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 

@@ -1,10 +1,18 @@
 #!/usr/bin/env bash
-# data.sh MODEL ROUND: format the round's training data. DATA_SRC=dir takes its files in place of the download.
+# data.sh MODEL ROUND: prepare the round's training data.
+#
+# DATA_SRC=dir      take its parquet or JSONL files in place of the download
+# TOKENIZER=dir     the round-2 filter's tokenizer, in place of the download
+# DATA_FORMAT=parquet, DATA_FORM=messages, DATA_COLUMNS=a,b   other outputs than input/output JSONL
+# WORKERS=n         processes (default: one a core)
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 open_stage "$@"
 options=()
-if [[ -n ${DATA_SRC:-} ]]; then options+=(--source "$DATA_SRC"); fi
+for pair in source=DATA_SRC tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS; do
+    name=${pair#*=}
+    if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
+done
 lock "$WORK/data/.lock" 1 "make data below $WORK"
 stage data "${options[@]}"

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import average
 from conftest import Repo, failed, ok
-from data import END_OF_TURN
+from openmath import END_OF_TURN
 from lib import Failure
 
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import data
+import openmath
 import tiny
 from conftest import Repo, failed, ok
 from lib import Failure
@@ -21,15 +22,15 @@ def test_prompts_are_the_published_ones() -> None:
     system = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\n"
     end = "<|im_end|>\n<|im_start|>assistant\n"
     math = "Solve the following math problem. Make sure to put the answer (and only answer) inside \\boxed{}.\n\n1+{x}?"
-    assert data.format_row("cot", row) == {"input": system + math + end, "output": "So \\boxed{2}<|im_end|>\n"}
-    assert data.format_row("genselect", row)["input"] == system + "1+{x}?" + end
+    assert openmath.format_row("cot", row) == {"input": system + math + end, "output": "So \\boxed{2}<|im_end|>\n"}
+    assert openmath.format_row("genselect", row)["input"] == system + "1+{x}?" + end
     row["generated_solution"] = "Remaining code executions: 12. Remaining code executions: 11."
     tir = (
         "Solve the following math problem, integrating natural language reasoning with Python code executions.\n"
         "You may perform up to 13 Python code calls to assist your reasoning.\n"
         "Make sure to put the answer (and only answer) inside \\boxed{}.\n\n1+{x}?"
     )
-    assert data.format_row("tir", row)["input"] == system + tir + end
+    assert openmath.format_row("tir", row)["input"] == system + tir + end
 
 
 def test_the_prompt_is_what_the_chat_template_renders(prepared: Repo) -> None:
@@ -37,18 +38,18 @@ def test_the_prompt_is_what_the_chat_template_renders(prepared: Repo) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(prepared.work / "models" / "mini")
     turns = [{"role": "system", "content": ""}, {"role": "user", "content": "a\nb"}]
-    assert data.chatml("a\nb") == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert openmath.chatml("a\nb") == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     turns.append({"role": "assistant", "content": "c"})
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert whole == data.chatml("a\nb") + "c" + data.END_OF_TURN + "\n"
+    assert whole == openmath.chatml("a\nb") + "c" + openmath.END_OF_TURN + "\n"
 
 
 def test_code_executions() -> None:
-    assert data.code_executions("x Remaining code executions: 7. y Remaining code executions: 6.") == 8
-    assert data.code_executions("Remaining code executions: 10.") == 11  # the published script reads the 1 only
-    assert data.code_executions("You have run out of code executions! ...") == 1
+    assert openmath.code_executions("x Remaining code executions: 7. y Remaining code executions: 6.") == 8
+    assert openmath.code_executions("Remaining code executions: 10.") == 11  # the published script reads the 1 only
+    assert openmath.code_executions("You have run out of code executions! ...") == 1
     with pytest.raises(ValueError, match="names no number"):
-        data.code_executions("no budget at all")
+        openmath.code_executions("no budget at all")
 
 
 def test_generated_data_has_the_published_schema_and_an_unseen_test_set(prepared: Repo) -> None:
@@ -174,6 +175,6 @@ def test_a_full_disk_leaves_nothing_half_written(copy: Repo, tmp_path: Path, sma
 
 def test_format_row_names_what_is_missing() -> None:
     with pytest.raises(ValueError, match="problem"):
-        data.format_row("cot", {"problem": "", "generated_solution": "s"})
+        openmath.format_row("cot", {"problem": "", "generated_solution": "s"})
     with pytest.raises(Failure):
-        data.source_files(Path("/nonexistent"), "cot")
+        source.source_files(Path("/nonexistent"), "cot")

@@ -56,13 +56,13 @@ def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> Non
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import data
+    import openmath
 
     folder = trained.run_dir() / "average"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    end = tokenizer.convert_tokens_to_ids(data.END_OF_TURN)
+    end = tokenizer.convert_tokens_to_ids(openmath.END_OF_TURN)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    prompts = [data.chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
+    prompts = [openmath.chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
     answers = evaluate.generate(folder, folder / "config.json", prompts, 6)
     for prompt, (text, truncated) in zip(prompts, answers, strict=True):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
