@@ -136,10 +136,9 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
     rules = job.filter if job.filter and part.split in job.filter.splits else None
     columns = list(dict.fromkeys([*TEXTS, *job.columns, *(rules.COLUMNS if rules else ())]))
     path = job.folder / f"{part.name}.rows"
-    writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets)
-    read = rows = empty = pending = 0
+    writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
+    read = rows = empty = 0
     dropped = dict.fromkeys(RULES if rules else (), 0)
-    lines: list[bytes] = []
     for row, batch in batches(part, columns):
         read += len(batch[TEXTS[0]])
         if rules:
@@ -150,13 +149,8 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
             raise first_fault(job, part, row, batch) from None
         rows += len(fresh)
         empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
-        pending += sum(map(len, fresh))
-        lines += fresh
-        if pending >= job.block:
-            writer.write(lines)
-            lines, pending = [], 0
-    if lines:
-        writer.write(lines)
+        for line in fresh:
+            writer.add(line)
     shard = writer.close()
     shard.path = shard.path.rename(path)
     made = Formatted(shard, part.split, read, rows, writer.stream.bytes, dropped, empty)
@@ -195,7 +189,7 @@ def write_output(task: Merge) -> shuffle.Written:
     )
 
 
-def write_parquet(groups: Iterator[list[bytes]], target: Path) -> shuffle.Written:
+def write_parquet(groups: Iterator[list[memoryview]], target: Path) -> shuffle.Written:
     """The same rows as parquet, for loaders that map it instead of parsing it. No record of the longest rows."""
     import orjson
     import pyarrow as pa

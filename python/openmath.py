@@ -62,7 +62,7 @@ def frame(split: str, executions: int = 0) -> tuple[str, str]:
 
 def ending(solution: str) -> str:
     """The answer as the chat template closes it."""
-    return f"{solution}{END_OF_TURN}\n"
+    return solution + END_OF_TURN + "\n"  # not an f-string, which would make text of a null
 
 
 def text_of(row: Row, field: str) -> str:

@@ -12,8 +12,9 @@ import argparse
 import difflib
 import re
 from pathlib import Path
+from typing import Any
 
-from lib import ROOT, run, usage
+from lib import ROOT, Failure, read_done, run, usage
 
 RECIPES = ROOT / "recipes"
 # What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.
@@ -284,6 +285,19 @@ class Paths:
         )
         # What training starts from: the patched base, or the model that round 1 ended with.
         self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"
+
+
+def read_data(paths: Paths, again: str) -> dict[str, Any]:
+    """The manifest of the prepared data. Raises Failure when there is none, or not in the form that engines read.
+
+    again: MODEL=... ROUND=... of the make commands that errors name.
+    """
+    done = read_done(paths.data, f"run: make data {again}")
+    made = done["recipe"]
+    if "all.jsonl" not in done["outputs"] or made.get("DATA_FORM", "text") != "text":
+        form = f"DATA_FORMAT={made.get('DATA_FORMAT')} DATA_FORM={made.get('DATA_FORM')}"
+        raise Failure(f"{paths.data} holds {form}, not input/output JSONL; run make data {again} in another WORK")
+    return done
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -24,7 +24,6 @@ from lib import (
     is_done,
     log,
     new_folder,
-    read_done,
     run,
     write_done,
 )
@@ -218,10 +217,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     args, recipe, paths = recipes.open_run(parser)
     again = f"MODEL={args.model} ROUND={args.round}"
-    done = read_done(paths.data, f"run: make data {again}")
     path = paths.data / "all.jsonl"
-    if not path.is_file():
-        raise Failure(f"{path} is missing: the report reads text in JSONL; run make data {again} in another WORK")
+    try:
+        done = recipes.read_data(paths, again)
+    except Failure as failure:
+        if not args.if_possible:
+            raise
+        log(f"report: none: {failure}")
+        return
     tokenizer = args.tokenizer or (paths.start if (paths.start / "tokenizer.json").is_file() else paths.base)
     if not (tokenizer / "tokenizer.json").is_file():
         if args.if_possible:

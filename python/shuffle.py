@@ -10,13 +10,15 @@ import hashlib
 import heapq
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
-SMALLEST_BLOCK = 12 << 20
+SMALLEST_BLOCK = 16 << 20
 SMALLEST_SLICE = 64 << 10
 LONGEST = 16
+IOV_MAX = 1024  # of writev, on Linux
 
 
 def block_size(total: int) -> int:
@@ -56,93 +58,132 @@ def by_bucket(ids: list[int]) -> list[int]:
     return sorted(range(len(ids)), key=ids.__getitem__)
 
 
-class ShardWriter:
-    """Writes the blocks of a shard. Lines end with a newline and have no other."""
-
-    def __init__(self, path: Path, name: str, seed: int, buckets: int):
-        self.shard, self.seed, self.buckets = Shard(path, name, []), seed, buckets
-        self.stream = Stream(path, keep=True)
-
-    def write(self, lines: list[bytes]) -> None:
-        ids = draw(self.seed, self.shard.name, len(self.shard.blocks), len(lines), self.buckets)
-        ends, sizes = [], [0] * self.buckets
-        for bucket, line in zip(ids, lines, strict=True):
-            sizes[bucket] += len(line)
-        end = 0
-        for size in sizes:
-            end += size
-            ends.append(end)
-        self.shard.blocks.append(Block(self.stream.bytes, len(lines), ends))
-        self.stream.write(b"".join([lines[i] for i in by_bucket(ids)]))
-
-    def close(self) -> Shard:
-        self.stream.close()
-        return self.shard
-
-
 class Stream:
     """A file that is written once, from its first byte to its last, and not kept in the page cache.
 
     The advice starts the write-back of what has just been written and lets go of what has been written back: so tens
-    of GB pass through a few pages, which are fast to use again, and nothing that others need is evicted.
+    of GB pass through a few pages, and nothing that others need is evicted.
     """
 
-    def __init__(self, path: Path, keep: bool = False):
-        self.keep = keep
+    def __init__(self, path: Path):
         self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         self.bytes = 0
 
-    def write(self, content: bytes) -> None:
-        view = memoryview(content)
-        while view:  # a full disk can take a part and raise only then
-            view = view[os.write(self.file, view) :]
-        self.bytes += len(content)
-        if not self.keep:
-            os.posix_fadvise(self.file, 0, self.bytes, os.POSIX_FADV_DONTNEED)
+    def write(self, lines: list[memoryview]) -> None:
+        for first in range(0, len(lines), IOV_MAX):
+            views = lines[first : first + IOV_MAX]
+            left = sum(map(len, views))
+            self.bytes += left
+            while left := left - (written := os.writev(self.file, views)):  # a full disk takes a part, then raises
+                while written >= len(views[0]):
+                    written -= len(views.pop(0))
+                views[0] = views[0][written:]
+        os.posix_fadvise(self.file, 0, self.bytes, os.POSIX_FADV_DONTNEED)
 
     def close(self) -> None:
         os.close(self.file)
 
 
-def read_slice(file: int, start: int, size: int) -> bytes:
-    """Raises OSError when the file is shorter."""
-    content = os.pread(file, size, start)
-    if len(content) != size:
-        raise OSError(f"a shard is {size - len(content)} bytes short")
-    return content
+class ShardWriter:
+    """Writes a shard in blocks of about `size` bytes. Lines end with a newline and have no other.
+
+    Lines are copied to one buffer, and written from there: a list of them would take several times their memory.
+    """
+
+    def __init__(self, path: Path, name: str, seed: int, buckets: int, size: int):
+        self.shard, self.seed, self.buckets = Shard(path, name, []), seed, buckets
+        self.stream, self.buffer, self.ends = Stream(path), bytearray(size), [0]
+
+    def add(self, line: bytes) -> None:
+        start = self.ends[-1]
+        end = start + len(line)
+        if end > len(self.buffer):
+            self.flush()
+            start, end = 0, len(line)
+            if end > len(self.buffer):
+                self.buffer = bytearray(end)
+        self.buffer[start:end] = line
+        self.ends.append(end)
+
+    def flush(self) -> None:
+        rows = len(self.ends) - 1
+        if not rows:
+            return
+        ids = draw(self.seed, self.shard.name, len(self.shard.blocks), rows, self.buckets)
+        view, sizes = memoryview(self.buffer), [0] * self.buckets
+        lines = [view[start:end] for start, end in pairwise(self.ends)]
+        for bucket, line in zip(ids, lines, strict=True):
+            sizes[bucket] += len(line)
+        self.shard.blocks.append(Block(self.stream.bytes, rows, list(accumulate(sizes))))
+        self.stream.write([lines[i] for i in by_bucket(ids)])
+        self.ends = [0]
+
+    def close(self) -> Shard:
+        self.flush()
+        self.stream.close()
+        return self.shard
 
 
-def shuffled(shards: list[Shard], seed: int, buckets: int) -> Iterator[list[bytes]]:
-    """The lines of all shards, without their newlines, in random order: one bucket at a time."""
-    for bucket in range(buckets):
-        lines: list[bytes] = []
+Slice = tuple[Path, int, int]  # of a shard: path, start, bytes
+
+
+def read_groups(groups: Iterable[list[Slice]]) -> Iterator[list[memoryview]]:
+    """The lines of each group of slices, valid until the next one: all are read into the same buffer.
+
+    While a group is worked on, the disk reads the next. Raises OSError when a file is shorter.
+    """
+    buffer = bytearray()
+    for slices, following in pairwise([*groups, []]):
+        for path, start, size in following:
+            with open(path, "rb", buffering=0) as file:
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+        total = sum(size for _, _, size in slices)
+        if total > len(buffer):
+            buffer = bytearray(total)
+        view, at = memoryview(buffer), 0
+        for path, start, size in slices:
+            with open(path, "rb", buffering=0) as file:
+                if os.preadv(file.fileno(), [view[at : at + size]], start) != size:
+                    raise OSError(f"{path} is too short")
+                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+            at += size
+        lines, start = [], 0
+        while start < total:
+            end = buffer.index(b"\n", start, total) + 1
+            lines.append(view[start:end])
+            start = end
+        yield lines
+
+
+def shuffled(shards: list[Shard], seed: int, buckets: int) -> Iterator[list[memoryview]]:
+    """The lines of all shards in random order: one bucket at a time, valid until the next one."""
+
+    def slices(bucket: int) -> Iterator[Slice]:
         for shard in shards:
-            with open(shard.path, "rb", buffering=0) as file:
-                for block in shard.blocks:
-                    first, last = block.ends[bucket - 1] if bucket else 0, block.ends[bucket]
-                    if last > first:
-                        lines += read_slice(file.fileno(), block.start + first, last - first).split(b"\n")
-                        lines.pop()  # what follows the last newline: nothing
+            for block in shard.blocks:
+                first, last = block.ends[bucket - 1] if bucket else 0, block.ends[bucket]
+                if last > first:
+                    yield shard.path, block.start + first, last - first
+
+    for bucket, lines in enumerate(read_groups(list(slices(b)) for b in range(buckets))):
         random.Random(f"{seed} bucket {bucket}").shuffle(lines)
         yield lines
 
 
-def in_order(shards: list[Shard], seed: int, buckets: int) -> Iterator[list[bytes]]:
-    """The lines of the shards, without their newlines, in the order in which they were written: a block at a time."""
-    for shard in shards:
-        with open(shard.path, "rb", buffering=0) as file:
-            for n, block in enumerate(shard.blocks):
-                held = read_slice(file.fileno(), block.start, block.ends[-1]).split(b"\n")
-                lines = [b""] * block.rows
-                for at, line in zip(by_bucket(draw(seed, shard.name, n, block.rows, buckets)), held, strict=False):
-                    lines[at] = line
-                del held
-                yield lines
+def in_order(shards: list[Shard], seed: int, buckets: int) -> Iterator[list[memoryview]]:
+    """The lines of the shards in the order in which they were added: a block at a time, valid until the next one."""
+    blocks = [(shard, n, block) for shard in shards for n, block in enumerate(shard.blocks)]
+    groups = read_groups([(shard.path, block.start, block.ends[-1])] for shard, _, block in blocks)
+    for (shard, n, block), held in zip(blocks, groups, strict=True):
+        lines = list(held)
+        for at, line in zip(by_bucket(draw(seed, shard.name, n, block.rows, buckets)), held, strict=True):
+            lines[at] = line
+        yield lines
 
 
 @dataclass
 class Written:
-    """What was written to a file. longest: (bytes, offset) of its longest lines, the longest first."""
+    """What was written to a file. longest: (bytes, offset) of its longest lines, with their newline, longest first."""
 
     rows: int
     bytes: int
@@ -150,21 +191,17 @@ class Written:
     longest: list[tuple[int, int]]
 
 
-def write_lines(groups: Iterator[list[bytes]], target: Path) -> Written:
+def write_lines(groups: Iterator[list[memoryview]], target: Path) -> Written:
     """Write groups of lines as one file, and hash it on the way."""
     digest, rows, stream = hashlib.sha256(), 0, Stream(target)
     longest = [(0, 0)] * LONGEST
     for lines in groups:
         rows, at = rows + len(lines), stream.bytes
         for line in lines:
+            digest.update(line)
             if len(line) > longest[0][0]:
                 heapq.heappushpop(longest, (len(line), at))
-            at += len(line) + 1
-        if lines:
-            lines.append(b"")
-            content = b"\n".join(lines)
-            lines.clear()
-            digest.update(content)
-            stream.write(content)
+            at += len(line)
+        stream.write(lines)
     stream.close()
     return Written(rows, stream.bytes, digest.hexdigest(), sorted((x for x in longest if x[0]), reverse=True))

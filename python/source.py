@@ -49,7 +49,7 @@ def open_parquet(path: Path, columns: list[str]) -> Any:
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path, pre_buffer=False)
+        file = pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from None
     schema = file.schema_arrow

@@ -138,7 +138,7 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
     Raises Failure when data or model are missing, cut short, or not those that the run was started with.
     """
     again = f"MODEL={args.model} ROUND={args.round}"
-    data = read_done(paths.data, f"run: make data {again}")
+    data = recipes.read_data(paths, again)
     model = read_done(paths.start, f"run: make model {again}" if paths.start == paths.base else "finish round 1 first")
     for folder, done, stage in ((paths.data, data, "data"), (paths.start, model, "model")):
         for name, size in done["bytes"].items():

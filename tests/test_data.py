@@ -1,16 +1,23 @@
 """The data stage: prompts, splits, order, and what happens to broken input and full disks."""
 
+import itertools
 import json
+import os
+import random
 import re
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import data
 import openmath
+import shuffle
+import source as sources
 import tiny
 from conftest import Repo, failed, ok
 from lib import Failure
@@ -48,8 +55,10 @@ def test_code_executions() -> None:
     assert openmath.code_executions("x Remaining code executions: 7. y Remaining code executions: 6.") == 8
     assert openmath.code_executions("Remaining code executions: 10.") == 11  # the published script reads the 1 only
     assert openmath.code_executions("You have run out of code executions! ...") == 1
-    with pytest.raises(ValueError, match="names no number"):
-        openmath.code_executions("no budget at all")
+    assert openmath.code_executions("Remaining code executions:  \n3 left") == 4  # blanks are skipped, as published
+    for text in ("no budget at all", "Remaining code executions: many", "Remaining code executions: x executions: 3"):
+        with pytest.raises(ValueError, match="names no number"):
+            openmath.code_executions(text)
 
 
 def test_generated_data_has_the_published_schema_and_an_unseen_test_set(prepared: Repo) -> None:
@@ -82,24 +91,6 @@ def test_rows_are_all_there_shuffled_and_described(prepared: Repo) -> None:
     assert done["code"].keys() >= {"commit", "dirty"} and len(done["inputs"]) == 3
 
 
-def test_the_shuffle_depends_on_the_seed_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lines = [f"{i}\n" for i in range(5000)]
-    (tmp_path / "in").write_text("".join(lines))
-    orders = []
-    for seed in (1, 1, 2):
-        data.shuffle([tmp_path / "in"], tmp_path / "out", seed)
-        orders.append((tmp_path / "out").read_text())
-    assert orders[0] == orders[1] != orders[2]
-    monkeypatch.setattr(data, "BUCKET_BYTES", 1000)  # 24 buckets
-    data.shuffle([tmp_path / "in"], tmp_path / "out", 1)
-    many = (tmp_path / "out").read_text().splitlines(keepends=True)
-    assert sorted(many) == sorted(lines) and many != lines
-    assert not list(tmp_path.glob("bucket*"))
-    # Every region of the input reaches every region of the output.
-    first = [int(line) for line in many[:500]]
-    assert min(first) < 100 and max(first) > 4900
-
-
 def test_a_rerun_skips_and_other_data_is_refused(copy: Repo) -> None:
     before = (copy.work / "data/mini/round1/DONE").stat().st_mtime_ns
     assert "already there" in ok(copy.call("scripts/data.sh", "mini", "1"))
@@ -118,9 +109,221 @@ def test_a_local_source_takes_the_place_of_the_download(copy: Repo, tmp_path: Pa
     out = ok(copy.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=source))
     assert "cot 200, tir 1,200, genselect 20" in out
     assert (copy.work / "data/openmathreasoning/round1/DONE").is_file()
-    failed(copy.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source), "filters its rows")
     failed(copy.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=tmp_path / "no"), "is not a folder")
     failed(copy.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=tmp_path), "has no cot")
+
+
+def rows_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1]]  # not splitlines: U+2028 is no line's end
+
+
+# --- the order ---------------------------------------------------------------------------------------------------
+
+
+def shards(folder: Path, seed: int, sizes: list[int], buckets: int, block: int) -> list[shuffle.Shard]:
+    """Shards of `sizes` numbered lines, in blocks of `block` lines."""
+    made, n = [], 0
+    for i, size in enumerate(sizes):
+        writer = shuffle.ShardWriter(folder / f"{seed}-{i}", f"shard {i}", seed, buckets)
+        for first in range(0, size, block):
+            writer.write([f"{n + k}\n".encode() for k in range(first, min(first + block, size))])
+        n += size
+        made.append(writer.close())
+    return made
+
+
+def test_a_shuffled_file_has_every_line_once_and_any_seed_its_own_order(tmp_path: Path) -> None:
+    orders = []
+    for seed in (1, 1, 2):
+        made = shards(tmp_path, seed, [700, 1, 1300], buckets=7, block=300)
+        out = shuffle.write_lines(shuffle.shuffled(made, seed, 7), tmp_path / "out")
+        orders.append([int(line) for line in (tmp_path / "out").read_text().splitlines()])
+        assert out.rows == 2001 and out.bytes == (tmp_path / "out").stat().st_size
+        back = shuffle.write_lines(shuffle.in_order(made, seed, 7), tmp_path / "back")
+        assert (tmp_path / "back").read_text() == "".join(f"{i}\n" for i in range(2001)) and back.rows == 2001
+        digest = subprocess.run(["sha256sum", tmp_path / "out"], capture_output=True, text=True, check=True).stdout
+        assert out.sha256 == digest.split()[0]
+        content = (tmp_path / "out").read_bytes()
+        assert {content[at : at + size] for size, at in out.longest} <= {str(i).encode() for i in range(1000, 2001)}
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == list(range(2001))
+
+
+def test_positions_are_uniform_over_the_whole_file_across_shards(tmp_path: Path) -> None:
+    """Any tenth of the input is spread evenly over the tenths of the output, and neighbours part.
+
+    8,000 lines, 20 seeds: a cell of the 10 x 10 table expects 1,600 +- 36 (of a fixed row sum); 5 sigma is 180.
+    """
+    lines, table, adjacent = 8000, [[0] * 10 for _ in range(10)], 0
+    for seed in range(20):
+        made = shards(tmp_path, seed, [4600, 2600, 800], buckets=13, block=500)
+        order = [int(line) for group in shuffle.shuffled(made, seed, 13) for line in group]
+        for position, line in enumerate(order):
+            table[line * 10 // lines][position * 10 // lines] += 1
+        adjacent += sum(b - a == 1 for a, b in itertools.pairwise(order))
+    assert all(abs(cell - 1600) < 180 for row in table for cell in row), table
+    assert adjacent < 60  # one in 8,000 pairs follows by chance: 20 expected
+
+
+def write_source(folder: Path, rows: int, size: int, seed: int = 0) -> Path:
+    """A source of `rows` rows over the splits, with solutions of about `size` characters; parquet, some files."""
+    draw = random.Random(seed)
+    words = ["sum", "\\frac{1}{2}", "so", "therefore", "x^2", '"let"', "≤", "\n", "12", "prime"]
+    folder.mkdir(parents=True, exist_ok=True)
+    pool = [" ".join(draw.choices(words, k=200)) for _ in range(300)]
+    for split, share in (("cot", 0.6), ("tir", 0.3), ("genselect", 0.1)):
+        many = []
+        for n in range(int(rows * share)):
+            text = f"{split} {n} " + " ".join(draw.choices(pool, k=max(1, size // 800)))
+            many.append(
+                {
+                    "expected_answer": str(n),
+                    "problem_source": draw.choice(("aops_c6_high_school_olympiads", "aops_c4_high_school_math")),
+                    "pass_rate_72b_tir": draw.choice(("n/a", "0.1", "0.9")),
+                    "problem": f"{split} problem {n}",
+                    "generated_solution": text + (" Remaining code executions: 3." if split == "tir" else ""),
+                }
+            )
+        pq.write_table(pa.Table.from_pylist(many), folder / f"{split}-00000-of-00001.parquet", row_group_size=200)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """44 MB of text: several shards."""
+    return write_source(tmp_path_factory.mktemp("large"), 5000, 9000)
+
+
+def folder_of(repo: Repo, round_: str = "1") -> Path:
+    return repo.work / "data" / "openmathreasoning" / f"round{round_}"
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return json.loads((folder / "DONE").read_text())["outputs"]
+
+
+def test_the_bytes_do_not_depend_on_the_workers(repo: Repo, large: Path, tmp_path: Path) -> None:
+    found = []
+    for workers in (1, 3):
+        work = tmp_path / f"w{workers}"
+        ok(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, WORK=work, WORKERS=workers, REPORT="none"))
+        found.append(hashes(work / "data/openmathreasoning/round1"))
+        assert sorted(p.name for p in (work / "data/openmathreasoning/round1").iterdir()) == [
+            *("DONE", "all.jsonl", "cot.jsonl", "genselect.jsonl", "tir.jsonl")
+        ]
+    assert found[0] == found[1] and len(found[0]) == 4
+    folder = tmp_path / "w1/data/openmathreasoning/round1"
+    done = json.loads((folder / "DONE").read_text())
+    mixed = (folder / "all.jsonl").read_bytes().splitlines()
+    apart = [line for s in ("cot", "tir", "genselect") for line in (folder / f"{s}.jsonl").read_bytes().splitlines()]
+    assert sorted(mixed) == sorted(apart) and mixed != apart and len(mixed) == done["rows"]["all"] == 5000
+    problems = [json.loads(line)["output"].split()[:2] for line in apart]
+    assert problems == [[s, str(n)] for s, k in (("cot", 3000), ("tir", 1500), ("genselect", 500)) for n in range(k)]
+    content = (folder / "all.jsonl").read_bytes()
+    lengths = sorted(map(len, mixed), reverse=True)
+    assert [row["bytes"] for row in done["longest"]] == lengths[: shuffle.LONGEST]
+    assert all(content[r["offset"] : r["offset"] + r["bytes"]] in mixed for r in done["longest"][:3])
+
+
+def test_memory_does_not_grow_with_the_data(repo: Repo, large: Path, tmp_path: Path) -> None:
+    """Four times the rows, the same memory: the largest of all processes, as DONE has it."""
+    huge = write_source(tmp_path / "huge", 20000, 9000)
+    peaks = []
+    for name, source in (("large", large), ("huge", huge)):
+        ok(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=source, WORK=tmp_path / name, REPORT="none"))
+        peaks.append(
+            json.loads((tmp_path / name / "data/openmathreasoning/round1/DONE").read_text())["peak_memory_bytes"]
+        )
+    assert peaks[1] < 1.15 * peaks[0], peaks
+    assert peaks[1] < 300 << 20
+
+
+# --- interruptions -----------------------------------------------------------------------------------------------
+
+
+def test_an_interrupted_run_is_gone_on_with(repo: Repo, large: Path, tmp_path: Path) -> None:
+    ok(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, WORK=tmp_path / "whole", REPORT="none"))
+    part = repo.work / "data/openmathreasoning/.round1.part"
+    command = ["scripts/data.sh", "qwen7b", "1"]
+    env = repo.env | {"DATA_SRC": str(large), "WORKERS": "1", "REPORT": "none"}
+    process = subprocess.Popen(
+        command, cwd=repo.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+    )
+    deadline = time.time() + 60
+    while not list(part.glob("shards/*.json")) and time.time() < deadline and process.poll() is None:
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130 and "error: interrupted; run the same command again" in output, output
+    assert "Traceback" not in output
+    shards_left = len(list(part.glob("shards/*.json")))
+    assert shards_left >= 1 and not folder_of(repo).exists()
+    out = ok(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, REPORT="none"))
+    assert re.search(rf"going on with an interrupted run: {shards_left} of [3-9] shards are there", out)
+    assert hashes(folder_of(repo)) == hashes(tmp_path / "whole/data/openmathreasoning/round1")
+    assert not part.exists()
+
+
+def test_what_an_interrupted_run_of_other_data_left_is_not_used(repo: Repo, large: Path) -> None:
+    part = repo.work / "data/openmathreasoning/.round1.part"
+    (part / "shards").mkdir(parents=True)
+    (part / "IDENTITY").write_text('{"recipe": {}, "inputs": {}}')
+    (part / "shards" / "cot-00000.rows").write_text("{}\n")
+    out = ok(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, REPORT="none"))
+    assert "going on" not in out and len(rows_of(folder_of(repo) / "cot.jsonl")) == 3000
+
+
+def test_a_killed_worker_is_one_line_and_loses_nothing_finished(repo: Repo, large: Path) -> None:
+    env = repo.env | {"DATA_SRC": str(large), "WORKERS": "1", "REPORT": "none"}
+    process = subprocess.Popen(
+        ["scripts/data.sh", "qwen7b", "1"],
+        cwd=repo.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    part = repo.work / "data/openmathreasoning/.round1.part"
+    while not list(part.glob("shards/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+    parents = {
+        int(p)
+        for p in subprocess.run(
+            ["pgrep", "-f", f"data.py qwen7b 1 --work {repo.work}"], capture_output=True, text=True
+        ).stdout.split()
+    }
+    worker = next(p for p in parents if int((Path("/proc") / str(p) / "stat").read_text().split()[3]) in parents)
+    os.kill(worker, signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    errors = [line for line in output.splitlines() if "error" in line]
+    assert process.returncode == 1 and errors == [
+        "error: a worker was killed, maybe for memory; set WORKERS to fewer, and run it again"
+    ], output
+    assert list(part.glob("shards/*.json"))
+
+
+def test_a_full_disk_publishes_nothing_and_is_gone_on_with(repo: Repo, tmp_path: Path, small_disk: Path) -> None:
+    """The rows are so short that their prompts, which nobody can foresee, fill the disk."""
+    source = tmp_path / "source"
+    source.mkdir()
+    short = json.dumps({"problem": "p", "generated_solution": "Remaining code executions: 1."})
+    for split in ("cot", "tir", "genselect"):
+        (source / f"{split}.jsonl").write_text((short + "\n") * 900)
+    call = ("scripts/data.sh", "qwen7b", "1")
+    failed(repo.call(*call, DATA_SRC=source, WORK=small_disk, REPORT="none"), "no space left; free some")
+    assert not (small_disk / "data/openmathreasoning/round1").exists()
+    subprocess.run(["mount", "-o", "remount,size=16m", small_disk], check=True)
+    ok(repo.call(*call, DATA_SRC=source, WORK=small_disk, REPORT="none"))
+    assert json.loads((small_disk / "data/openmathreasoning/round1/DONE").read_text())["rows"]["all"] == 2700
+
+
+def test_a_disk_that_cannot_hold_it_is_refused_beforehand(repo: Repo, large: Path, small_disk: Path) -> None:
+    line = failed(repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, WORK=small_disk), "GB are needed")
+    assert re.search(r"has 0.0 GB free, and 0\.[12] GB are needed", line)
+    assert not list((small_disk / "data").rglob("*.rows"))
+
+
+# --- what cannot be read -------------------------------------------------------------------------------------------
 
 
 def broken_source(copy: Repo, tmp_path: Path) -> Path:
@@ -130,12 +333,62 @@ def broken_source(copy: Repo, tmp_path: Path) -> Path:
     return source
 
 
+def nothing_left(copy: Repo) -> bool:
+    return not list((copy.work / "data/mini").glob("*round1*"))
+
+
 def test_a_truncated_parquet_is_named(copy: Repo, tmp_path: Path) -> None:
     source = broken_source(copy, tmp_path)
     file = source / "tir-00000-of-00001.parquet"
     file.write_bytes(file.read_bytes()[:-100])
     failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), str(file), "cannot be read as parquet")
-    assert not list((copy.work / "data/mini").glob("*round1*")), "half-written"
+    assert nothing_left(copy)
+
+
+def test_a_parquet_that_is_broken_inside_is_named(copy: Repo, tmp_path: Path) -> None:
+    """The footer is whole, so the fault shows only when the rows are read."""
+    source = broken_source(copy, tmp_path)
+    file = source / "cot-00000-of-00001.parquet"
+    content = bytearray(file.read_bytes())
+    content[200 : len(content) // 2] = os.urandom(len(content) // 2 - 200)
+    file.write_bytes(content)
+    failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), str(file))
+    assert nothing_left(copy)
+
+
+@pytest.mark.parametrize("split", ["cot", "tir", "genselect"])
+@pytest.mark.parametrize("column", ["problem", "generated_solution"])
+def test_a_column_that_is_missing_null_or_no_text_is_named(copy: Repo, tmp_path: Path, split: str, column: str) -> None:
+    source = broken_source(copy, tmp_path)
+    file = source / f"{split}-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    at = table.column_names.index(column)
+    null = table.column(column).to_pylist()
+    null[7] = None
+    for name, broken, words in (
+        ("missing", table.drop_columns([column]), f"no column {column!r}"),
+        ("null", table.set_column(at, column, pa.array(null)), f"row 8: field {column!r} is null, no text"),
+        (
+            "number",
+            table.set_column(at, column, pa.array(range(len(null)))),
+            f"column {column!r} holds int64, not text",
+        ),
+    ):
+        pq.write_table(broken, file, row_group_size=5)
+        failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source, WORKERS=1), str(file), words)
+        assert nothing_left(copy), name
+
+
+def test_text_that_is_not_utf8_is_named(copy: Repo, tmp_path: Path) -> None:
+    source = broken_source(copy, tmp_path)
+    file = source / "cot-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    rows = table.column("problem").to_pylist()
+    raw = pa.array([r.encode() if i != 3 else b"\xff\xfe" for i, r in enumerate(rows)], pa.binary()).cast(
+        pa.string(), safe=False
+    )
+    pq.write_table(table.set_column(table.column_names.index("problem"), "problem", raw), file)
+    failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), str(file), "not UTF-8")
 
 
 def test_malformed_jsonl_is_named_by_file_and_line(copy: Repo, tmp_path: Path) -> None:
@@ -147,34 +400,140 @@ def test_malformed_jsonl_is_named_by_file_and_line(copy: Repo, tmp_path: Path) -
         ('{"problem": "x"', "malformed"),
         (json.dumps({"problem": "\ud800", "generated_solution": "s"}), "surrogates not allowed"),
         ("[1]", "malformed"),
-        ('{"problem": "x"}', "generated_solution"),
+        ('{"problem": "x"}', "field 'generated_solution' is not there"),
+        ('{"problem": 1, "generated_solution": "s"}', "field 'problem' is int, no text"),
+        ('{"problem": null, "generated_solution": "s"}', "field 'problem' is null"),
     ):
         file.write_text(f"{good}\n{good}\n{line}\n{good}\n")
-        message = failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), words, str(file))
-        assert f"{file}:3:" in message or "row 3" in message
-    assert not list((copy.work / "data/mini").glob("*round1*")), "half-written"
+        failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source, WORKERS=1), words, f"{file}:3:")
+    assert nothing_left(copy)
+
+
+def test_a_number_that_json_does_not_know_is_read_as_the_published_script_reads_it(copy: Repo, tmp_path: Path) -> None:
+    source = broken_source(copy, tmp_path)
+    (source / "cot-00000-of-00001.parquet").unlink()
+    good = json.dumps({"problem": "p", "generated_solution": "s", "answer": float("nan")})
+    (source / "cot.jsonl").write_text(f"{good}\n" * 20)
+    assert "cot 20" in ok(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source))
+
+
+def test_a_jsonl_file_is_cut_into_parts_at_lines(tmp_path: Path) -> None:
+    """Wherever the cuts fall, every line is read once, in order, and a fault is named by its line."""
+    draw = random.Random(3)
+    lines = [json.dumps({"problem": str(n), "generated_solution": "x" * draw.randrange(60)}) for n in range(400)]
+    path = tmp_path / "cot.jsonl"
+    for end in ("\n", ""):
+        path.write_text("\n".join(lines) + end)
+        for block in (10, 97, 1000, 10**6):
+            parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], block)
+            assert block > 10**5 or len(parts) > 10
+            read = [p for part in parts for _, batch in sources.batches(part, ["problem"]) for p in batch["problem"]]
+            assert read == [str(n) for n in range(400)]
+    lines[333] = "broken"
+    path.write_text("\n".join(lines))
+    for block in (100, 1000):
+        parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], block)
+        with pytest.raises(Failure, match=re.escape(f"{path}:334: malformed")):
+            for part in parts:
+                list(sources.batches(part, ["problem"]))
+
+
+def test_a_source_that_vanishes_or_changes_in_mid_run_is_named(tmp_path: Path) -> None:
+    path = write_source(tmp_path / "s", 300, 100) / "cot-00000-of-00001.parquet"
+    parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], 1 << 20)
+    os.utime(path, (1, 1))
+    with pytest.raises(Failure, match="has changed since it was hashed"):
+        sources.check_unchanged(parts[0])
+    path.unlink()
+    with pytest.raises(Failure, match="has vanished; bring it back"):
+        sources.check_unchanged(parts[0])
+    with pytest.raises(Failure, match="has vanished; bring it back"):
+        list(sources.batches(parts[0], list(openmath.TEXTS)))
+
+
+def test_a_source_that_vanishes_while_the_stage_runs_publishes_nothing(repo: Repo, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "s", 5000, 9000)
+    process = subprocess.Popen(
+        ["scripts/data.sh", "qwen7b", "1"],
+        cwd=repo.root,
+        env=repo.env | {"DATA_SRC": str(source), "WORKERS": "1", "REPORT": "none"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    part = repo.work / "data/openmathreasoning/.round1.part"
+    while not list(part.glob("shards/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+    (source / "genselect-00000-of-00001.parquet").unlink()
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "genselect-00000-of-00001.parquet has vanished; bring it back" in output, output
+    assert output.count("error") == 1 and "Traceback" not in output
+    assert not folder_of(repo).exists() and not part.exists()
 
 
 def test_a_tir_row_without_a_budget_is_named(copy: Repo, tmp_path: Path) -> None:
     source = broken_source(copy, tmp_path)
     (source / "tir-00000-of-00001.parquet").unlink()
     (source / "tir.jsonl").write_text('{"problem": "p", "generated_solution": "s"}\n')
-    failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), "row 1: tir solution names no number")
-
-
-def test_a_full_disk_leaves_nothing_half_written(copy: Repo, tmp_path: Path, small_disk: Path) -> None:
-    source = tmp_path / "source"
-    source.mkdir()
-    big = json.dumps({"problem": "p", "generated_solution": "Remaining code executions: 1." + "x" * 4000})
-    for split in ("cot", "tir", "genselect"):
-        (source / f"{split}.jsonl").write_text((big + "\n") * 300)
-    failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source, WORK=small_disk), "no space left")
-    left = [p for p in small_disk.rglob("*") if p.is_file() and p.name != ".lock"]
-    assert left == []
+    failed(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source), "tir.jsonl:1: tir solution names no number")
 
 
 def test_format_row_names_what_is_missing() -> None:
     with pytest.raises(ValueError, match="problem"):
-        openmath.format_row("cot", {"problem": "", "generated_solution": "s"})
+        openmath.format_row("cot", {"generated_solution": "s"})
+    assert openmath.format_row("cot", {"problem": "", "generated_solution": ""})["output"] == "<|im_end|>\n"
     with pytest.raises(Failure):
-        source.source_files(Path("/nonexistent"), "cot")
+        sources.source_files(Path("/nonexistent"), "cot")
+
+
+# --- other outputs -------------------------------------------------------------------------------------------------
+
+
+def test_messages_columns_and_parquet_on_request(copy: Repo, tmp_path: Path) -> None:
+    source = copy.work / "data/mini/source"
+    call = ("scripts/data.sh", "mini", "1")
+    text = rows_of(copy.work / "data/mini/round1/all.jsonl")
+    ok(
+        copy.call(
+            *call,
+            DATA_SRC=source,
+            WORK=tmp_path / "m",
+            DATA_FORM="messages",
+            DATA_COLUMNS="problem_source,used_in_kaggle",
+        )
+    )
+    rows = rows_of(tmp_path / "m/data/mini/round1/all.jsonl")
+    assert [r.keys() for r in rows[:2]] == [{"messages", "problem_source", "used_in_kaggle"}] * 2
+    rendered = []
+    for row in rows:
+        turns = {m["role"]: m["content"] for m in row["messages"]}
+        assert list(turns) == ["system", "user", "assistant"] and turns["system"] == ""
+        rendered.append({"input": openmath.chatml(turns["user"]), "output": openmath.ending(turns["assistant"])})
+    assert rendered == text  # the same order, too
+    ok(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "p", DATA_FORMAT="parquet", DATA_COLUMNS="expected_answer"))
+    table = pq.read_table(tmp_path / "p/data/mini/round1/all.parquet")
+    assert table.select(["input", "output"]).to_pylist() == text
+    assert all(a.isdigit() for a in table.column("expected_answer").to_pylist())
+    done = json.loads((tmp_path / "p/data/mini/round1/DONE").read_text())
+    assert done["outputs"].keys() == {f"{n}.parquet" for n in ("all", "cot", "tir", "genselect")}
+    failed(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "p"), "DATA_COLUMNS was expected_answer")
+    failed(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "x", DATA_COLUMNS="nothing"), "no column 'nothing'")
+    failed(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "x", DATA_COLUMNS="problem"), "is a part of every row")
+
+
+def test_the_empty_are_kept_and_counted(copy: Repo, tmp_path: Path) -> None:
+    source = broken_source(copy, tmp_path)
+    (source / "cot-00000-of-00001.parquet").unlink()
+    rows = [
+        {"problem": "", "generated_solution": "s"},
+        {"problem": "p", "generated_solution": ""},
+        {"problem": "p", "generated_solution": "s"},
+    ]
+    (source / "cot.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    out = ok(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=source))
+    assert "2 rows have an empty problem or solution; kept" in out
+    assert [r["output"] for r in rows_of(copy.work / "data/mini/round1/cot.jsonl")] == [
+        "s<|im_end|>\n",
+        "<|im_end|>\n",
+        "s<|im_end|>\n",
+    ]
