@@ -8,7 +8,8 @@ ROUND ?= 1
 export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
-OPTIONS := MODEL ROUND WORK DATA_SRC LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
+OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
+  INPUT NAME ARGS ONLY BENCH_DIR BENCH_KEEP BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -28,7 +29,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow setup show show-make data model train convert average eval results status clean
+.PHONY: help demo test test-slow bench setup show show-make data sft-data report inspect model train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -44,8 +45,14 @@ show: need-model ## print a recipe
 show-make: need-model
 	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 
-data: need-model $(venv) ## make or download the data, format it, mix and shuffle it
+data: need-model $(venv) ## make or download the data, filter, format and shuffle it, report on it
 	@scripts/data.sh "$$MODEL" "$$ROUND"
+sft-data: $(venv) ## data from generations: INPUT='gen/output-rs*.jsonl' NAME=mydata ARGS='--help'
+	@scripts/sft-data.sh
+report: need-model $(venv) ## token lengths, tokens and steps per epoch of the data
+	@scripts/report.sh "$$MODEL" "$$ROUND"
+inspect: need-model $(venv) ## rows as the trainer sees them, with a verdict on each thing that goes wrong: ROW=n
+	@scripts/inspect.sh "$$MODEL" "$$ROUND"
 model: need-model $(venv) ## fetch the base model at its revision, patch its RoPE, verify both
 	@scripts/model.sh "$$MODEL" "$$ROUND"
 train: need-model $(venv) ## train in a chain of links, then convert, average, eval, results
@@ -65,6 +72,8 @@ test: ## lint and the tests, with a real Slurm; under 15 minutes on 2 cores
 	@tests/run.sh
 test-slow: ## the tests that take longer: the demo from a fresh clone
 	@tests/run.sh slow
+bench: setup ## time the data preparation against the published script, side by side
+	@tests/bench/run.sh
 clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock
 

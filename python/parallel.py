@@ -47,10 +47,14 @@ class Workers:
         """Let idle workers end by themselves, so that their memory is accounted for."""
         self.pool.shutdown()
 
-    def __exit__(self, *_: object) -> None:
+    def kill(self) -> None:
+        """End the workers in the middle of what they do."""
         for process in list((self.pool._processes or {}).values()):
             process.terminate()
         self.pool.shutdown(cancel_futures=True)
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
 
     def run(
         self, function: Callable[[Task], Result], tasks: Iterable[Task], tick: Callable[[], None] | None = None
@@ -76,7 +80,11 @@ class Workers:
                 for future in done:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
+            self.kill()
             raise Interrupted("a worker was killed, maybe for memory; set WORKERS to fewer, and run it again") from None
+        except Exception:
+            self.kill()  # before anybody removes what they write
+            raise
 
 
 def run_all(

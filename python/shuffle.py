@@ -6,11 +6,14 @@ of lines sorted by bucket, and read twice: bucket by bucket for the shuffled fil
 source order. All reads and writes are sequential or of a slice of a block.
 """
 
+import errno
 import hashlib
 import heapq
+import mmap
 import os
 import random
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -18,7 +21,8 @@ from pathlib import Path
 SMALLEST_BLOCK = 16 << 20
 SMALLEST_SLICE = 64 << 10
 LONGEST = 16
-IOV_MAX = 1024  # of writev, on Linux
+CHUNK = 4 << 20  # bytes of a write
+PAGE = 4096  # to whose multiples direct writes keep
 
 
 def block_size(total: int) -> int:
@@ -59,29 +63,57 @@ def by_bucket(ids: list[int]) -> list[int]:
 
 
 class Stream:
-    """A file that is written once, from its first byte to its last, and not kept in the page cache.
+    """A file that is written once, from its first byte to its last, past the page cache.
 
-    The advice starts the write-back of what has just been written and lets go of what has been written back: so tens
-    of GB pass through a few pages, and nothing that others need is evicted.
+    Tens of GB that nobody reads again soon would evict what others need there, and cost more to put there than to
+    write. Chunks go to disk while the next is filled. Where the file system has no direct writes, they are plain ones.
     """
 
     def __init__(self, path: Path):
-        self.file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        self.bytes = 0
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        try:
+            self.file = os.open(path, flags | os.O_DIRECT, 0o644)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            self.file = os.open(path, flags, 0o644)
+        self.bytes = self.fill = 0
+        self.chunks = [memoryview(mmap.mmap(-1, CHUNK)) for _ in range(2)]  # a direct write's memory is aligned
+        self.writer, self.writing = ThreadPoolExecutor(1), Future[None]()
+        self.writing.set_result(None)
 
-    def write(self, lines: list[memoryview]) -> None:
-        for first in range(0, len(lines), IOV_MAX):
-            views = lines[first : first + IOV_MAX]
-            left = sum(map(len, views))
-            self.bytes += left
-            while left := left - (written := os.writev(self.file, views)):  # a full disk takes a part, then raises
-                while written >= len(views[0]):
-                    written -= len(views.pop(0))
-                views[0] = views[0][written:]
-        os.posix_fadvise(self.file, 0, self.bytes, os.POSIX_FADV_DONTNEED)
+    def write(self, lines: Iterable[memoryview]) -> None:
+        for line in lines:
+            self.bytes += len(line)
+            while len(line) >= CHUNK - self.fill:
+                room = CHUNK - self.fill
+                self.chunks[0][self.fill :] = line[:room]
+                self.flush(CHUNK)
+                line = line[room:]
+            end = self.fill + len(line)
+            self.chunks[0][self.fill : end] = line
+            self.fill = end
+
+    def flush(self, size: int) -> None:
+        """Hand the current chunk over, once the one before it is written. Raises OSError of that one."""
+        self.writing.result()
+        self.writing = self.writer.submit(self.put, self.chunks[0][:size])
+        self.chunks.reverse()
+        self.fill = 0
+
+    def put(self, content: memoryview) -> None:
+        while content:  # a full disk takes a part, then raises
+            content = content[os.write(self.file, content) :]
 
     def close(self) -> None:
-        os.close(self.file)
+        """Write what is left, in whole pages, and cut the file to its size."""
+        try:
+            self.flush(-(-self.fill // PAGE) * PAGE)
+            self.writing.result()
+            os.ftruncate(self.file, self.bytes)
+        finally:
+            self.writer.shutdown()
+            os.close(self.file)
 
 
 class ShardWriter:

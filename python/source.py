@@ -155,7 +155,7 @@ def parquet_batches(part: Part, columns: list[str]) -> Iterator[tuple[int, Batch
     row = part.row
     try:
         groups = list(range(part.first, part.last))
-        for batch in file.iter_batches(batch_size=256, row_groups=groups, columns=columns, use_threads=False):
+        for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns, use_threads=False):
             yield row, {name: batch.column(name).to_pylist() for name in columns}
             row += len(batch)
     except UnicodeDecodeError as error:

