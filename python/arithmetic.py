@@ -23,8 +23,8 @@ OPERATORS = "+-/*"
 TOKEN = re.compile(r"(?<!\d)-\d+(?:\.\d+)?|\d+(?:\.\d+)?|\*\*|[+*/()-]")
 NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 NEGATIVE = re.compile(r"(?<!\d)(-\d+(?:\.\d+)?)")
-# Where an expression can be: what is neither ASCII nor one of these ends it. Other digits and blanks are looked at.
-RUN = re.compile(r"[\s0-9.+\-/*=()\x80-\U0010ffff]+")
+# Where an expression can be. Beyond ASCII there are blanks and digits, too; each is looked at.
+RUN = re.compile(r"[0-9+\-/*()\x80-\U0010ffff][\s0-9.+\-/*=()\x80-\U0010ffff]*")
 
 PRECEDENCE = {"+": 1, "-": 1, "*": 2, "/": 2, "**": 3}
 STEP: dict[str, Callable[[float, float], Number]] = {

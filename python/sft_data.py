@@ -234,9 +234,11 @@ def choose(task: tuple[Options, Path]) -> Chosen:
     def groups(hashes: Any) -> tuple[Any, Any]:
         """Position of the first of each group of equal hashes, ascending, and the number of each hash's group."""
         order = np.lexsort((hashes[:, 1], hashes[:, 0]))  # stable
-        ordered = hashes[order]
-        new = np.ones(len(order), bool)
-        new[1:] = (ordered[1:] != ordered[:-1]).any(axis=1)
+        new = np.zeros(len(order), bool)
+        new[:1] = True
+        for half in hashes[:, 0], hashes[:, 1]:
+            half = half[order]
+            new[1:] |= half[1:] != half[:-1]
         member = np.empty(len(order), np.int64)
         member[order] = np.cumsum(new) - 1
         firsts = order[new]
