@@ -22,14 +22,14 @@ golden() {
 @test "a bare make prints the stages in pipeline order" {
     run make
     [ "$status" -eq 0 ]
-    stages=$(grep -oE '^  (data|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
-    [ "$stages" = datamodeltrainconvertaverageevalresults ]
+    stages=$(grep -oE '^  (data|sft-data|report|inspect|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
+    [ "$stages" = datasft-datareportinspectmodeltrainconvertaverageevalresults ]
     [[ $output == *"models: qwen1.5b qwen14b qwen32b qwen7b tiny"* ]]
 }
 
 @test "every target of the help exists, and has a script or a job" {
     for stage in train convert average eval results; do [ -f "sbatch/$stage.sbatch" ] && [ -f "python/$stage.py" ]; done
-    for stage in data model; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
+    for stage in data model report; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
     while read -r target; do make -n "$target" MODEL=tiny CI=true >/dev/null; done < <(make | awk '/^  [a-z]/ {print $1}')
 }
 
@@ -69,7 +69,17 @@ golden() {
 @test "dry runs of data and model" {
     run make -s data MODEL=qwen7b DATA_SRC=/data DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$status" -eq 0 ]
-    [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 1 --work $TMP/w --source /data" ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 1 --work $TMP/w --source /data
+$TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible" ]
+    run make -s data MODEL=qwen7b ROUND=2 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" TOKENIZER=/tok DATA_FORMAT=parquet \
+        DATA_FORM=messages DATA_COLUMNS=a,b WORKERS=3 REPORT=none
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 2 --work $TMP/w --tokenizer /tok --format parquet --form messages --columns a\\,b --workers 3" ]
+    run make -s report MODEL=qwen7b ROWS=0 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --rows 0" ]
+    run make -s inspect MODEL=qwen7b ROW=7 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/inspect_rows.py qwen7b 1 --work $TMP/w --row=7" ]
+    run make -s sft-data INPUT='a*.jsonl' NAME=mine ARGS="--system-message 'two words'" DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/sft_data.py --work $TMP/w --input-files a\\*.jsonl --name mine --system-message two\\ words" ]
     run make -s model MODEL=qwen7b DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$output" = "$TMP/venv/bin/python $ROOT/python/model.py qwen7b 1 --work $TMP/w" ]
     [ -z "$(ls "$TMP")" ]
@@ -155,12 +165,12 @@ golden() {
 }
 
 @test "every script explains itself" {
-    for script in scripts/{data,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
+    for script in scripts/{data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for script in python/{recipe,data,model,train,convert,average,eval,results,status}.py; do
+    for script in python/{recipe,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

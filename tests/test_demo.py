@@ -57,9 +57,15 @@ def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> N
     """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
     lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
     commands = [line for line in lines if line not in ("make demo", "make test")]
-    assert len(commands) >= 8 and {"make", "cp", "sbatch"} == {c.split()[0] for c in commands}
+    (clone.path / "gen").mkdir()
+    row = {"problem": "1+1?", "generation": "\\boxed{2}", "expected_answer": "2", "symbolic_correct": True}
+    (clone.path / "gen/output-rs0.jsonl").write_text(json.dumps(row) + "\n")
+    assert len(commands) >= 13 and {"make", "cp", "sbatch"} == {c.split()[0] for c in commands}
     for command in commands:
-        out = clone.run(command.replace("=dir", "=work/data/tiny/source"), SLURM_CONF=cluster["SLURM_CONF"])
+        command = command.replace("=dir", "=work/data/tiny/source")
+        if command == "make bench":
+            command += " ROWS=200"
+        out = clone.run(command, SLURM_CONF=cluster["SLURM_CONF"])
         if "LAUNCHER=slurm" in command or command.startswith("sbatch"):
             queued = out.partition("queued jobs")[2].partition(";")[0] or out.partition("Submitted batch job")[2]
             jobs = queued.split()
@@ -68,4 +74,5 @@ def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> N
             wait = f"until scontrol show job {jobs[-1]} | grep -q JobState=COMPLETED; do sleep 1; done"
             clone.run(f"timeout 120 bash -c '{wait}'", SLURM_CONF=cluster["SLURM_CONF"])
     assert (clone.path / "work/data/openmathreasoning/round1/DONE").is_file()
+    assert (clone.path / "work/data/mydata/round1/DONE").is_file()
     assert "already at the last step" in next(clone.path.glob("slurm-*.out")).read_text()
