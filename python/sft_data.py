@@ -25,7 +25,7 @@ import lib
 import sft_options
 from lib import Failure, Progress, log, usage
 from parallel import cores, run_all
-from sft_filters import CHANGED, DROPPED, FILTERS, enabled, incomplete
+from sft_filters import CHANGED, DROPPED, EDITS, FILTERS, enabled, incomplete
 from sft_options import KEYS_TO_KEEP, Options, Prompt, Row
 
 BLOCK_BYTES = 4 << 20  # of text that a worker takes at a time
@@ -172,9 +172,9 @@ class Filtering:
         o = self.options
         row = {key: value for key, value in row.items() if key in self.keys}
         problem, solution = text_of(row, o.input_key), text_of(row, o.output_key)
-        group = blake2b(problem.encode(), digest_size=16)
-        source = group.copy()
-        source.update(b"\0%d\0" % len(problem) + solution.encode())
+        group = blake2b(b"%d\0" % len(problem) + problem.encode(), digest_size=16)
+        source, result = group.copy(), group.copy()
+        source.update(solution.encode())
         changed = 0
         for number, apply in enumerate(self.filters):
             verdict = apply(row)
@@ -183,8 +183,7 @@ class Filtering:
                 return record, b""
             changed |= (verdict == CHANGED) << number
         self.check(row, where)
-        result = group.copy()
-        result.update(b"\0%d\0" % len(problem) + row[o.output_key].encode())
+        result.update(row[o.output_key].encode())
         stored = json.dumps([where, row]).encode()
         code = self.code is not None and self.code in row[o.output_key]
         hashes = source.digest(), group.digest(), result.digest()
@@ -254,9 +253,10 @@ def choose(task: tuple[Options, Path]) -> Chosen:
     verdicts, changes = table["dropped"][rows], table["changed"][rows]
     changed = {}
     for number, name in enumerate(enabled(options)):
-        dropped[name] = int((verdicts == number + 1).sum())
-        if count := int((changes >> number & 1).sum()):
-            changed[name] = count
+        if name in EDITS:
+            changed[name] = int((changes >> number & 1).sum())
+        else:
+            dropped[name] = int((verdicts == number + 1).sum())
     rows = rows[verdicts == 0]
 
     # Problems in the order in which they first appear, solutions of each in input order (preprocessing.py:222).
@@ -506,8 +506,8 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
     reasons = ("skip_first", "empty", "unlabeled", "correctness")
     dropped = {reason: left_out[reason] for reason in reasons} | chosen.dropped
     if not chosen.rows:
-        worst = max(dropped, key=lambda reason: dropped[reason])
-        raise Failure(f"no row is left of {read:,}: {worst} drops {dropped[worst]:,}; correct the options or the input")
+        why = ", ".join(f"{reason} drops {count:,}" for reason, count in dropped.items() if count)
+        raise Failure(f"no row is left of {read:,} ({why or 'the input is empty'}); correct the options or the input")
 
     tasks = [(n, a, b) for n, (a, b) in enumerate(zip([0, *chosen.cuts], chosen.cuts, strict=False))]
     progress, written, cut_off = Progress("rows written", chosen.rows), 0, 0
@@ -537,7 +537,7 @@ def report(target: Path, facts: Row) -> None:
     log(f"sft-data: {facts['rows_read']:,} rows read")
     for what in ("dropped", "modified"):
         for reason, count in facts[what].items():
-            if count:
+            if count or reason in FILTERS:
                 log(f"sft-data: {what} {count:,} ({reason})")
     if count := facts["without_end_of_turn"]:
         log(f"sft-data: {count:,} generations that were cut off have no end of turn; --drop-incomplete drops them")
@@ -546,17 +546,20 @@ def report(target: Path, facts: Row) -> None:
 
 def main() -> None:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    options = sft_options.parser().parse_args()
+    options = sft_options.parser(__doc__).parse_args()
     sft_options.check(options)
     files = [
         (path, name == "input_files")
         for name in ("input_files", "preprocessed_dataset_files")
         for path in sft_options.find_files(name, getattr(options, name) or "")
     ]
+    if not files:
+        usage("no input; set INPUT (--input-files) or --preprocessed-dataset-files")
     contaminated: set[str] = set()
     if options.contamination_file is not None:
         contaminated = sft_options.contaminated_problems(Path(options.contamination_file))
     job = Job(options, sft_options.load_prompt(options), contaminated, sft_options.code_begin(options))
+    sft_options.check_counter(options, job.prompt)
 
     target = Path(options.work).resolve() / "data" / options.name / "round1"
     keys = sft_options.result_keys(options)

@@ -143,5 +143,9 @@ FILTERS: dict[str, Callable[[Options, set[str]], Filter]] = {
 }
 
 
+# Those that change rows; the others drop them.
+EDITS = ("trim_prefix", "trim_solutions", "split_arithmetic", "add_code_execution_counts")
+
+
 def enabled(options: Options) -> list[str]:
     return [name for name in FILTERS if getattr(options, name)]

@@ -69,9 +69,10 @@ def json_object(text: str) -> Row:
     return value
 
 
-def parser() -> argparse.ArgumentParser:
+def parser(doc: str | None) -> argparse.ArgumentParser:
     """The options: upstream's keys with dashes."""
-    top = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    style = argparse.RawDescriptionHelpFormatter
+    top = Parser(usage="%(prog)s OPTION...", description=doc, formatter_class=style, allow_abbrev=False)
 
     def group(title: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
         section = top.add_argument_group(title)
@@ -122,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
     option("--min-solution-length", type=at_least(0), metavar="N", help="tokens of the shortest (default: no limit)")
     option("--max-solution-length", type=at_least(0), metavar="N", help="tokens of the longest (default: no limit)")
     switch("--use-chars-for-min-length", "--min-solution-length counts characters")
-    switch("--add-code-execution-counts", f"add {COUNTER}, read off the solution; needs --keep-optional-keys")
+    switch("--add-code-execution-counts", f"add {COUNTER}, read off the solution")
 
     option, switch = group("of the solutions of a problem")
     kinds = ("all", "majority_code", "majority_text", "any_code")
@@ -164,7 +165,6 @@ NEEDS = (
     ("remove_len_outlier_solutions", ("min_solution_length", "max_solution_length")),
     ("remove_len_outlier_solutions", ("tokenizer",)),
     ("use_chars_for_min_length", ("min_solution_length",)),
-    ("add_code_execution_counts", ("keep_optional_keys",)),  # math_sft.yaml:17
     ("code_text_filter", ("code_tags",)),
     ("downsampling_method", ("num_output_samples",)),
     ("num_output_samples", ("downsampling_method",)),
@@ -188,8 +188,6 @@ def check(options: Options) -> None:
 
     if not options.name or not recipes.NAME.fullmatch(options.name):
         usage(f"{options.name!r} names no data set; set NAME (--name) to lower-case letters, digits, '.', '_', '-'")
-    if not options.input_files and not options.preprocessed_dataset_files:
-        usage("no input; set INPUT (--input-files) or --preprocessed-dataset-files")
     if options.input_key == options.output_key:
         usage(f"--input-key and --output-key are both {options.input_key}; name the problem's and the solution's field")
     if not options.add_correct and not options.add_incorrect:  # preprocessing.py:86
@@ -286,10 +284,17 @@ def load_prompt(options: Options) -> Prompt | None:
         known.add(COUNTER)
     for field in fields:
         if field == COUNTER and field not in known:
-            usage(f"--prompt-config: {name} needs {field}; add --add-code-execution-counts --keep-optional-keys")
+            usage(f"--prompt-config: {name} needs {field}; give --add-code-execution-counts")
         if field not in known:
             usage(f"--prompt-config: {name} asks for {field!r}, which rows do not have; use {', '.join(sorted(known))}")
     return prompt
+
+
+def check_counter(options: Options, prompt: Prompt | None) -> None:
+    """Refuse to count code executions where nothing would show it (math_sft.yaml:16). Raises Failure (status 2)."""
+    asked = prompt is not None and COUNTER in prompt.fields()
+    if options.add_code_execution_counts and not options.keep_optional_keys and not asked:
+        usage(f"--add-code-execution-counts adds {COUNTER}, which no one would see; give --keep-optional-keys, too")
 
 
 def code_begin(options: Options) -> str | None:

@@ -139,6 +139,9 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
     """
     again = f"MODEL={args.model} ROUND={args.round}"
     data = recipes.read_data(paths, again)
+    if data["rows"]["all"] < int(recipe["GLOBAL_BATCH"]):
+        rows, batch = data["rows"]["all"], recipe["GLOBAL_BATCH"]
+        raise Failure(f"{paths.data} has {rows} rows, which do not fill one GLOBAL_BATCH={batch}; prepare more data")
     model = read_done(paths.start, f"run: make model {again}" if paths.start == paths.base else "finish round 1 first")
     for folder, done, stage in ((paths.data, data, "data"), (paths.start, model, "model")):
         for name, size in done["bytes"].items():

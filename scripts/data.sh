@@ -2,7 +2,7 @@
 # data.sh MODEL ROUND: prepare the round's training data.
 #
 # DATA_SRC=dir      take its parquet or JSONL files in place of the download
-# TOKENIZER=dir     the round-2 filter's tokenizer, in place of the download
+# TOKENIZER=dir     the tokenizer of the round-2 filter and of the report, in place of the hub's and the base model's
 # DATA_FORMAT=parquet, DATA_FORM=messages, DATA_COLUMNS=a,b   other outputs than input/output JSONL
 # REPORT=none      no token lengths and steps per epoch at the end
 # WORKERS=n         processes (default: one a core)
@@ -17,4 +17,4 @@ for pair in source=DATA_SRC tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FOR
 done
 lock "$WORK/data/.lock" 1 "make data below $WORK"
 stage data "${options[@]}"
-if [[ ${REPORT:-} != none ]]; then stage report --if-possible; fi
+if [[ ${REPORT:-} != none ]]; then stage report --if-possible ${TOKENIZER:+--tokenizer "$TOKENIZER"}; fi
