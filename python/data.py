@@ -13,7 +13,7 @@ shard that is not finished.
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ from lib import (
 )
 from openmath import TEXTS, Filter, Row, code_executions, ending, format_messages, format_row, frame, text_of
 from parallel import Workers, cores
-from source import Batch, Part, Source, bad_row, batches, check_unchanged, cut, inspect_source, source_files
+from source import Batch, Choose, Part, Source, bad_row, batches, check_unchanged, cut, inspect_source, source_files
 
 FORMATS, FORMS = ("jsonl", "parquet"), ("text", "messages")
 CODE = ("data.py", "openmath.py", "shuffle.py", "source.py", "tokens.py")  # shards of other code are not gone on with
@@ -84,21 +84,35 @@ class Formatted:
 # --- what a worker does ------------------------------------------------------------------------------------------
 
 
-def keep(rules: Filter, part: Part, row: int, batch: Batch, dropped: dict[str, int]) -> Batch:
-    """The rows of a batch that the filter leaves; `dropped` counts the others. Raises Failure naming a bad row."""
-    kept = []
-    for n, (source, rate, solution) in enumerate(zip(*(batch[c] for c in (*rules.COLUMNS, TEXTS[1])), strict=True)):
+def choose_by(rules: Filter, part: Part, dropped: dict[str, int]) -> Choose:
+    """The rules that need no text, as `batches` asks for them; `dropped` counts what goes by each."""
+
+    def choose(numbers: Sequence[int], batch: Batch) -> list[int]:
+        wanted = []
+        for n, (source, rate) in enumerate(zip(*(batch[name] for name in rules.COLUMNS), strict=True)):
+            try:
+                why = rules.cheap(source, rate)
+            except ValueError as error:
+                raise bad_row(part, numbers[n], str(error)) from None
+            if why:
+                dropped[why] += 1
+            else:
+                wanted.append(n)
+        return wanted
+
+    return choose
+
+
+def drop_short(rules: Filter, part: Part, numbers: Sequence[int], batch: Batch) -> tuple[Sequence[int], Batch]:
+    """Without the rows whose solutions have too few tokens."""
+    wanted = []
+    for n, solution in enumerate(batch[TEXTS[1]]):
         try:
-            why = rules.cheap(source, rate)
-            if why is None and not rules.long_enough(part.split, text_of({TEXTS[1]: solution}, TEXTS[1])):
-                why = "length"
+            if rules.long_enough(part.split, text_of({TEXTS[1]: solution}, TEXTS[1])):
+                wanted.append(n)
         except ValueError as error:
-            raise bad_row(part, row + n, str(error)) from None
-        if why:
-            dropped[why] += 1
-        else:
-            kept.append(n)
-    return {name: [values[n] for n in kept] for name, values in batch.items()}
+            raise bad_row(part, numbers[n], str(error)) from None
+    return [numbers[n] for n in wanted], {name: [values[n] for n in wanted] for name, values in batch.items()}
 
 
 def format_lines(job: Job, split: str, batch: Batch) -> list[bytes]:
@@ -117,7 +131,7 @@ def format_lines(job: Job, split: str, batch: Batch) -> list[bytes]:
     ]
 
 
-def first_fault(job: Job, part: Part, row: int, batch: Batch) -> Failure:
+def first_fault(job: Job, part: Part, numbers: Sequence[int], batch: Batch) -> Failure:
     """The failure of the first row of a batch that cannot be formatted."""
     import orjson
 
@@ -125,7 +139,7 @@ def first_fault(job: Job, part: Part, row: int, batch: Batch) -> Failure:
         try:
             orjson.dumps(job.make(part.split, dict(zip(batch, values, strict=True))))
         except (ValueError, TypeError) as error:  # also half a surrogate pair, which is no text
-            return bad_row(part, row + n, str(error))
+            return bad_row(part, numbers[n], str(error))
     raise AssertionError("every row of the batch can be formatted alone")
 
 
@@ -134,26 +148,30 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
     job, part = task
     check_unchanged(part)
     rules = job.filter if job.filter and part.split in job.filter.splits else None
-    columns = list(dict.fromkeys([*TEXTS, *job.columns, *(rules.COLUMNS if rules else ())]))
+    columns = list(dict.fromkeys([*TEXTS, *job.columns]))
     path = job.folder / f"{part.name}.rows"
-    writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
-    read = rows = empty = 0
     dropped = dict.fromkeys(RULES if rules else (), 0)
-    for row, batch in batches(part, columns):
-        read += len(batch[TEXTS[0]])
+    if rules:
+        rules.load()
+    found = batches(part, columns, rules.COLUMNS, choose_by(rules, part, dropped)) if rules else batches(part, columns)
+    writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
+    rows = empty = 0
+    for numbers, batch in found:
         if rules:
-            batch = keep(rules, part, row, batch, dropped)
+            before = len(numbers)
+            numbers, batch = drop_short(rules, part, numbers, batch)
+            dropped["length"] += before - len(numbers)
         try:
             fresh = format_lines(job, part.split, batch)
         except (ValueError, TypeError, AttributeError):
-            raise first_fault(job, part, row, batch) from None
+            raise first_fault(job, part, numbers, batch) from None
         rows += len(fresh)
         empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
         for line in fresh:
             writer.add(line)
     shard = writer.close()
     shard.path = shard.path.rename(path)
-    made = Formatted(shard, part.split, read, rows, writer.stream.bytes, dropped, empty)
+    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty)
     blocks = [dataclasses.asdict(block) for block in shard.blocks]
     write_json(path.with_suffix(".json"), dataclasses.asdict(made) | {"shard": blocks})
     return made

@@ -115,6 +115,10 @@ class Filter:
         except (TypeError, ValueError):
             raise ValueError(f"pass_rate_72b_tir is {rate!r}, neither 'n/a' nor a number") from None
 
+    def load(self) -> None:
+        """Load the tokenizer now: before the rows, its parsing takes memory that they can have afterwards."""
+        token_counter(self.tokenizer)
+
     def long_enough(self, split: str, solution: str) -> bool:
         return split == "genselect" or token_counter(self.tokenizer).at_least(solution, self.min_tokens)
 

@@ -25,6 +25,7 @@ def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -
     """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which others import, would start a thread a core in each worker
     if initializer:
         initializer(*arguments)
 

@@ -236,8 +236,8 @@ def choose(task: tuple[Options, Path]) -> Chosen:
         new = np.zeros(len(order), bool)
         new[:1] = True
         for half in hashes[:, 0], hashes[:, 1]:
-            half = half[order]
-            new[1:] |= half[1:] != half[:-1]
+            ordered = half[order]
+            new[1:] |= ordered[1:] != ordered[:-1]
         member = np.empty(len(order), np.int64)
         member[order] = np.cumsum(new) - 1
         firsts = order[new]

@@ -3,7 +3,7 @@
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from lib import Failure, sha256
 from openmath import TEXTS
 
 Batch = dict[str, list[Any]]  # column -> values; ... stands for a field that a JSON object does not have
+Choose = Callable[[Sequence[int], Batch], list[int]]
+BATCH = 64  # rows; more take more memory and are not faster
 
 
 def source_files(source: Path, split: str) -> list[Path]:
@@ -142,39 +144,64 @@ def check_unchanged(part: Part) -> None:
         raise Failure(f"{part.path} has changed since it was hashed; let it be, and run it again")
 
 
-def batches(part: Part, columns: list[str]) -> Iterator[tuple[int, Batch]]:
-    """(rows before it, columns) of a part, some hundred rows at a time. Raises Failure for what cannot be read."""
-    return (jsonl_batches if part.row < 0 else parquet_batches)(part, columns)
+def batches(
+    part: Part, columns: list[str], first: Sequence[str] = (), choose: Choose | None = None
+) -> Iterator[tuple[Sequence[int], Batch]]:
+    """(row numbers, columns) of a part, some dozen rows at a time. Raises Failure for what cannot be read.
+
+    Row numbers are those `bad_row` takes. choose: sees the columns `first` of a batch and says which of its rows are
+    wanted; only of these the others are made Python's.
+    """
+    return (jsonl_batches if part.row < 0 else parquet_batches)(part, columns, first, choose)
 
 
-def parquet_batches(part: Part, columns: list[str]) -> Iterator[tuple[int, Batch]]:
+def parquet_batches(
+    part: Part, columns: list[str], first: Sequence[str], choose: Choose | None
+) -> Iterator[tuple[Sequence[int], Batch]]:
     """Rows are counted from the start of the file."""
     import pyarrow as pa
 
     file = open_parquet(part.path, columns)
-    row = part.row
+    row, groups = part.row, list(range(part.first, part.last))
+    read = list(dict.fromkeys([*columns, *first]))
     try:
-        groups = list(range(part.first, part.last))
-        for batch in file.iter_batches(batch_size=64, row_groups=groups, columns=columns, use_threads=False):
-            yield row, {name: batch.column(name).to_pylist() for name in columns}
+        for batch in file.iter_batches(batch_size=BATCH, row_groups=groups, columns=read, use_threads=False):
+            numbers: Sequence[int] = range(row, row + len(batch))
             row += len(batch)
+            if choose:
+                # Not by take, which brings in all of pyarrow.compute: 40 MB a worker for a row in ten.
+                wanted = choose(numbers, {name: batch.column(name).to_pylist() for name in first})
+                numbers = [numbers[n] for n in wanted]
+                yield numbers, {name: [batch.column(name)[n].as_py() for n in wanted] for name in columns}
+            else:
+                yield numbers, {name: batch.column(name).to_pylist() for name in columns}
     except UnicodeDecodeError as error:
-        raise Failure(
-            f"{part.path}: rows {row + 1} to {row + 256}: not UTF-8 ({error}); fetch the file again"
-        ) from None
+        where = f"{part.path}: one of rows {numbers[0] + 1} to {numbers[-1] + 1}"
+        raise Failure(f"{where}: not UTF-8 ({error}); fetch the file again") from None
     except (pa.ArrowException, OSError) as error:
         raise unreadable(part.path, error) from None
 
 
-def jsonl_batches(part: Part, columns: list[str]) -> Iterator[tuple[int, Batch]]:
+def jsonl_batches(
+    part: Part, columns: list[str], first: Sequence[str], choose: Choose | None
+) -> Iterator[tuple[Sequence[int], Batch]]:
     """Rows are counted from the start of the part, for nobody has counted the lines before it: see `bad_row`."""
     import orjson
+
+    n, rows = 0, []
+
+    def batch() -> tuple[Sequence[int], Batch]:
+        numbers: Sequence[int] = range(n - len(rows), n)
+        wanted = rows
+        if choose:
+            at = choose(numbers, {name: [row.get(name, ...) for row in rows] for name in first})
+            numbers, wanted = [numbers[i] for i in at], [rows[i] for i in at]
+        return numbers, {name: [row.get(name, ...) for row in wanted] for name in columns}
 
     with open(part.path, "rb") as file:
         if part.first:
             file.seek(part.first - 1)
             file.readline()  # the line that the part before this one ends with
-        n, rows = 0, []
         while file.tell() < part.last and (line := file.readline()):
             try:
                 value = orjson.loads(line)
@@ -184,11 +211,11 @@ def jsonl_batches(part: Part, columns: list[str]) -> Iterator[tuple[int, Batch]]
                 raise bad_row(part, n, "malformed JSON line (not an object)")
             rows.append(value)
             n += 1
-            if len(rows) == 256:
-                yield n - len(rows), {c: [r.get(c, ...) for r in rows] for c in columns}
-                rows = []
+            if len(rows) == BATCH:
+                yield batch()
+                rows.clear()
         if rows:
-            yield n - len(rows), {c: [r.get(c, ...) for r in rows] for c in columns}
+            yield batch()
 
 
 def malformed(part: Part, n: int, line: bytes) -> Any:

@@ -1,13 +1,17 @@
 """Count tokens exactly, and faster than by encoding: what the round-2 filter, the report and sft-data ask.
 
 A byte-level BPE cuts text into pieces by a regular expression and merges within each piece alone, so the number of
-tokens of a text is the sum over its pieces, of which a few thousand different ones make up most of any text. For
-Qwen2.5's expression (tokenizer.json of Qwen/Qwen2.5-14B) that sum is taken here from a cache; a piece that is not in
-it is encoded once by the tokenizers library. Lines with other than ASCII, or with an added token in them, and
-whole texts of every other tokenizer, go to the library as they are.
+tokens of a text is the sum over its pieces. Of Qwen2.5's expression (tokenizer.json of Qwen/Qwen2.5-14B) two things are
+used here. A piece does not go on over a space, but for some runs of blanks: elsewhere text can be cut before spaces,
+and the words so found, of which a few thousand different ones make up most of any text, have their counts in a cache.
+And a newline ends a piece wherever a non-blank follows it. What is not in the cache is encoded by the tokenizers
+library; so are words that are not ASCII, lines with an added token, and texts of every other kind of tokenizer.
 """
 
+import ctypes
+import json
 import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from lib import Failure, sha256
@@ -15,16 +19,39 @@ from lib import Failure, sha256
 QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# The same on ASCII. Python's \s has the four separators \x1c-\x1f too: text with control characters is not cut here.
-ASCII_PIECES = re.compile(
+# Blanks for which the library's \s and Python's differ, and what else is no text: left to the library.
+CONTROL = bytes({*range(0x20), 0x7F} - set(b"\t\n\r"))
+# A newline before anything that is not blank ends a piece, whatever surrounds it.
+CUT = re.compile(r"(?<=\n)(?=\S)")
+# Runs of blanks with a piece that goes on over a space: nothing is cut at spaces where one of these is.
+RUNS = ("   ", "  \n", "  \r", "  \t", "\t ", "\n \n", "\n \r", "\r \n", "\r \r")
+PIECES = re.compile(  # QWEN2_PIECES for plain text
     r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\na-zA-Z0-9]?[a-zA-Z]+|[0-9]| ?[^\sa-zA-Z0-9]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-NOT_PLAIN = re.compile(r"[^\t\n\r\x20-\x7e]")
-# A newline before anything that is not blank ends a piece, whatever surrounds it: text can be cut there.
-CUT = re.compile(r"(?<=\n)(?=\S)")
-CACHED_PIECES = 100_000  # of at most 64 characters: some 15 MB
+CACHED, LONGEST = 100_000, 64  # words, and the characters of one: at most some 15 MB
 BLOCK = 4096  # characters, about, that are counted at a time
+
+
+class Counts(dict[str, int]):
+    """What `count` says of a text, remembered within limits."""
+
+    def __init__(self, count: Callable[[str], int]):
+        super().__init__()
+        self.count = count
+
+    def __missing__(self, text: str) -> int:
+        found = self.count(text)
+        if len(text) <= LONGEST and len(self) < CACHED:
+            self[text] = found
+        return found
+
+
+def give_back() -> None:
+    """Return freed memory to the system: parsing a tokenizer takes twice what is kept of it. glibc only."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim:
+        trim(0)
 
 
 class TokenCounter:
@@ -40,6 +67,7 @@ class TokenCounter:
             self.tokenizer = Tokenizer.from_file(str(self.path))
         except Exception as error:  # the library raises a bare Exception
             raise Failure(f"{self.path}: not a tokenizer ({str(error)[:80]}); fetch it again") from None
+        give_back()
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         added = self.tokenizer.get_added_tokens_decoder().values()
@@ -47,7 +75,10 @@ class TokenCounter:
         self.cached = self.is_qwen2() and not any(
             token.lstrip or token.rstrip or "\n" in token.content for token in added
         )
-        self.pieces: dict[str, int] = {}
+        self.first = {token.content[:1] for token in added}
+        self.pieces = Counts(self.encode)
+        self.starts = Counts(lambda word: self.word("", word))
+        self.words = Counts(lambda word: self.word(" ", word))
 
     @property
     def sha256(self) -> str:
@@ -55,21 +86,18 @@ class TokenCounter:
 
     def is_qwen2(self) -> bool:
         """Whether text is cut and merged as the cache supposes."""
-        import json
-
-        parts = json.loads(self.path.read_text(encoding="utf-8"))
-        model, normalizer, pre = (parts.get(k) or {} for k in ("model", "normalizer", "pre_tokenizer"))
-        split, last = [*pre.get("pretokenizers", [{}, {}])[:2], {}, {}][:2]
+        parts = (self.tokenizer.normalizer, self.tokenizer.pre_tokenizer)
+        normalizer, pre = (json.loads(part.__getstate__()) if part else {} for part in parts)
+        split, last = ([*pre.get("pretokenizers", []), {}, {}])[:2]
+        model = self.tokenizer.model
         return (
             normalizer.get("type") == "NFC"
             and len(pre.get("pretokenizers", [])) == 2
             and (split.get("type"), split.get("pattern"), split.get("behavior"), split.get("invert"))
             == ("Split", {"Regex": QWEN2_PIECES}, "Isolated", False)
             and (last.get("type"), last.get("add_prefix_space"), last.get("use_regex")) == ("ByteLevel", False, False)
-            and model.get("type") == "BPE"
-            and not model.get("dropout")
-            and not model.get("continuing_subword_prefix")
-            and not model.get("end_of_word_suffix")
+            and type(model).__name__ == "BPE"
+            and not (model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix)
         )
 
     def encode(self, text: str) -> int:
@@ -86,6 +114,8 @@ class TokenCounter:
         """
         if not self.cached:
             return self.encode(text) >= tokens
+        if tokens <= 0:
+            return True
         ascii_ = text.isascii()
         if ascii_ and len(text) < tokens:
             return False
@@ -98,36 +128,48 @@ class TokenCounter:
                 return False
         return False
 
-    def blocks(self, text: str) -> list[str]:
-        """The text in parts whose tokens add up: cut at ends of pieces, and lines that are not plain ASCII alone."""
-        plain = not NOT_PLAIN.search(text) and not self.added.search(text)
-        if plain and len(text) <= BLOCK:
-            return [text]
-        if plain:
-            parts, start = [], 0
-            while start < len(text):
-                cut = CUT.search(text, start + BLOCK)
-                end = cut.start() if cut else len(text)
-                parts.append(text[start:end])
-                start = end
-            return parts
-        return CUT.split(text)
+    def plain(self, text: str) -> bool:
+        """Whether every blank in text is a space, a tab or a line end, and no added token is in it.
+
+        What is printable to Python, which all other blanks are not, is none to the library either.
+        """
+        if text.isascii():
+            raw = text.encode()
+            if len(raw.translate(None, CONTROL)) != len(raw):
+                return False
+        elif not text.replace("\n", "").replace("\t", "").replace("\r", "").isprintable():
+            return False
+        return not any(first in text for first in self.first) or not self.added.search(text)
+
+    def blocks(self, text: str) -> Iterator[str]:
+        """The text in parts whose tokens add up; a line that is not plain is a part of its own."""
+        if not self.plain(text):
+            yield from CUT.split(text)
+            return
+        start = 0
+        while start < len(text):
+            cut = CUT.search(text, start + BLOCK)
+            end = cut.start() if cut else len(text)
+            yield text[start:end]
+            start = end
+
+    def word(self, before: str, word: str) -> int:
+        """Tokens of plain text without spaces, after what stands before it."""
+        cut = word.rfind("\n") + 1
+        if 0 < cut < len(word) and not word[cut].isspace():  # the end of a line and the start of another
+            return self.word(before, word[:cut]) + self.starts[word[cut:]]
+        if not word.isascii():
+            return self.encode(before + word)
+        return sum(map(self.pieces.__getitem__, PIECES.findall(before + word)))
 
     def block(self, text: str) -> int:
         if not text:
             return 0
-        if NOT_PLAIN.search(text) or self.added.search(text):
-            return self.encode(text)
-        pieces = ASCII_PIECES.findall(text)
-        try:
-            return sum(map(self.pieces.__getitem__, pieces))
-        except KeyError:
-            return sum(map(self.piece, pieces))
-
-    def piece(self, piece: str) -> int:
-        found = self.pieces.get(piece)
-        if found is None:
-            found = self.encode(piece)
-            if len(piece) <= 64 and len(self.pieces) < CACHED_PIECES:
-                self.pieces[piece] = found
-        return found
+        runs = text.endswith("  ") or any(run in text for run in RUNS)
+        if runs and text.isascii() and self.plain(text):
+            return sum(map(self.pieces.__getitem__, PIECES.findall(text)))
+        if runs or not self.plain(text):
+            lines = CUT.split(text)
+            return sum(map(self.block, lines)) if len(lines) > 1 else self.encode(text)
+        first, *words = text.split(" ")
+        return (self.starts[first] if first else 0) + sum(map(self.words.__getitem__, words))

@@ -17,6 +17,8 @@ ATOMS = [
     *("é", "e\u0301", "\u0301", "≤", "你好", "\u2028", "\u00a0", "🙂", "\u0958", "\u212a", "\u017f", "'\u017f"),
     *("<|im_end|>", "<|im_start|>", "<|endoftext|>", "<tool_call>", "\x0b", "\x0c", "\x1c", "\x00", "\x85"),
 ]
+# Where text is cut or not is decided by its blanks.
+BLANK = [" ", " ", "\n", "\r", "\t", "a", "Bc", "7", "..", ")", "  ", "\n\n", "\n ", " \n"]
 
 
 @pytest.fixture(scope="module")
@@ -32,10 +34,11 @@ def test_counts_equal_the_library(counter: TokenCounter, monkeypatch: pytest.Mon
     monkeypatch.setattr(tokens, "BLOCK", block)
     draw = random.Random(block)
     for _ in range(4000):
-        text = "".join(draw.choices(ATOMS, k=draw.randrange(25)))
+        atoms = BLANK if draw.random() < 0.5 else ATOMS
+        text = "".join(draw.choices(atoms, k=draw.randrange(25)))
         wanted = len(counter.tokenizer.encode(text, add_special_tokens=False).ids)
         assert counter.count(text) == wanted, repr(text)
-        for least in (wanted - 1, wanted, wanted + 1):
+        for least in (max(wanted - 1, 0), wanted, wanted + 1):
             assert counter.at_least(text, least) == (wanted >= least), (repr(text), least)
 
 
@@ -49,11 +52,13 @@ def test_counts_equal_what_the_trainer_tokenizes(prepared: Repo, counter: TokenC
 
 
 def test_the_cache_is_bounded(counter: TokenCounter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokens, "CACHED_PIECES", 5)
-    counter.pieces.clear()
-    text = "one two three four five six seven eight nine ten " * 3
-    assert counter.count(text) == counter.encode(text) and len(counter.pieces) == 5
-    counter.pieces.clear()
+    monkeypatch.setattr(tokens, "CACHED", 5)
+    counter.words.clear()
+    text = "one two three four five six seven eight nine ten " * 3 + "x" * 100 + " end"
+    assert counter.count(text) == counter.encode(text) and len(counter.words) == 5
+    monkeypatch.setattr(tokens, "CACHED", 100)
+    assert counter.count(text) == counter.encode(text)
+    assert "x" * 100 not in counter.words and "end" in counter.words
 
 
 def test_another_kind_of_tokenizer_is_asked_itself(counter: TokenCounter, tmp_path: Path) -> None:
