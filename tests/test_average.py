@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import average
 from conftest import Repo, failed, ok
-from openmath import END_OF_TURN
 from lib import Failure
+from openmath import END_OF_TURN
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

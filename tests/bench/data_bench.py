@@ -12,6 +12,7 @@ import hashlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
@@ -158,15 +159,18 @@ class Bench:
     def table(self) -> str:
         small, large = self.sizes
         lines = [
-            f"{'':<28} round {small:>9,} rows {large:>9,} rows   rows/s on  peak RSS, MiB",
+            f"{'':<28} round {small:>9,} rows {large:>9,} rows   rows/s on  {'peak RSS, MiB':<14}  peak PSS, MiB",
             f"{'':<28} {'':<5} {'s':>14} {'s':>14}  the margin",
         ]
         for what, round_ in dict.fromkeys((r.what, r.round) for r in self.runs):
             both = [r for r in self.runs if (r.what, r.round) == (what, round_)]
             seconds = [f"{r.usage.seconds:14.1f}" for r in both] + [f"{'':14}"] * (2 - len(both))
             margin = f"{self.margin(what, round_):11,.0f}" if len(both) == 2 else f"{'':11}"
-            memory = " ".join(f"{r.usage.rss / 2**20:6,.0f}" for r in both)
-            lines.append(f"{what:<28} {round_:<5} {' '.join(seconds)} {margin}  {memory}")
+            rss, pss = (
+                " ".join(f"{size / 2**20:6,.0f}" for size in sizes)
+                for sizes in ([r.usage.rss for r in both], [r.usage.pss for r in both])
+            )
+            lines.append(f"{what:<28} {round_:<5} {' '.join(seconds)} {margin}  {rss:<14} {pss}")
         lines.append("")
         for round_ in ("1", "2"):
             ours, theirs = (self.one(w, round_, small).usage for w in ("make data", "published script"))
@@ -198,6 +202,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, help="write the figures to this JSON file as well")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is measured has to end with us
     bench = Bench(args.folder, args.rows, args.tokenizer)
     bench.all()
     table = bench.table()

@@ -32,28 +32,43 @@ MEDIAN, SIGMA = 12_500, 0.45  # characters of a solution, and the spread of thei
 COMMON = """
 the of is so we have that and let then to a in if for this therefore wait but x y n which gives where are be
 can by with as from not at each one two all since let's check again maybe need okay hmm now first also just
-because
+because it I that's would there or no think must get other when right another only how any could same both
+three more given total here it's into than these makes sense what actually using will do should time
 """
 STEMS = """
 number equation solution problem answer value term factor sum product integer prime divisor remainder square
 root triangle circle angle point line length area side vertex center radius function sequence series limit
 polynomial degree coefficient variable constant condition case step method approach formula theorem proof
 result expression fraction denominator numerator exponent power base digit permutation combination probability
-count total maximum minimum inequality modulo congruence matrix vector determinant derivative integral
+count maximum minimum inequality modulo congruence matrix vector determinant derivative integral
 interval range domain graph plane coordinate distance symmetry ratio difference multiple possibility choice
 arrangement pattern property definition consider suppose compute calculate simplify substitute expand rewrite
 solve find show prove verify determine express assume conclude notice
 """
+PREFIXES = ("un", "re", "non", "pre", "sub", "co", "inter", "multi", "semi", "anti", "over", "counter", "pseudo", "bi")
+ENDINGS = ("", "s", "ed", "ing", "al", "ly", "able", "ness", "ity", "ize", "ized", "er", "ation", "ish", "wise")
+WORDS = 20_000  # different ones, most of them rare, as in real text: a cache of them has its misses
 PIECES = [
     *(
         "\\frac{{{a}}}{{{b}}}",
         "\\( x^{a} + {b}x = {c} \\)",
         "${a} \\cdot {b} = {c}$",
         "\\sqrt{{{a}}}",
-        "{a}",
-        "({a}, {b})",
+        "\\boxed{{{a}}}",
     ),
-    *("x = {a}", "\n\n", "\n", "\n", '"{a}"', "n = {c}", "{a} + {b} = {c}", "\\boxed{{{a}}}", "x_{a}", "- {b}"),
+    *("\\[ \\frac{{x}}{{{a}}} \\leq {b} \\]", "f({a})", "({a}, {b})", "x = {a}", "{a}", "n = {c}"),
+    *(
+        "\n\n",
+        "\n\n",
+        "\n",
+        "\n",
+        '"{a}"',
+        '"x"',
+        "{a} + {b} = {c}",
+        "\\( n \\equiv {a} \\pmod{{{b}}} \\)",
+        "x_{a}",
+        "- {b}",
+    ),
 ]
 RARE = ("√{a}", "{a} ≤ {b}", "π/{a}", "{a}°", "née", "½")
 CALL = "\n<tool_call>\nprint({a} + {b})\n</tool_call>\n```output\n{c}\n```\n"
@@ -67,9 +82,11 @@ class Text:
     def __init__(self, seed: int):
         self.draw = random.Random(seed)
         stems = STEMS.split()
-        words = stems + [stem + ending for ending in ("s", "ed", "ing", "al", "ly") for stem in stems]
-        self.words, self.common = words, COMMON.split()
-        self.weights = list(accumulate(1 / (n + 5) for n in range(len(words))))
+        rare = [f"{p}{s}{e}" for p in PREFIXES for s in stems for e in ENDINGS]
+        inflected = [stem + ending for ending in ENDINGS for stem in stems]  # the stems themselves first
+        known = [*COMMON.split(), *inflected]
+        self.words = known + self.draw.sample(rare, WORDS - len(known))
+        self.weights = list(accumulate((n + 5) ** -1.2 for n in range(len(self.words))))
         self.plain = [self.paragraph(PIECES) for _ in range(12_000)]
         self.rare = [self.paragraph((*PIECES, *RARE)) for _ in range(3_000)]
 
@@ -80,10 +97,9 @@ class Text:
         parts = []
         for _ in range(self.draw.randint(20, 80)):
             kind = self.draw.random()
-            if kind < 0.45:
-                parts.append(self.draw.choice(self.common))
-            elif kind < 0.82:
-                parts.append(self.draw.choices(self.words, cum_weights=self.weights)[0])
+            if kind < 0.8:
+                word = self.draw.choices(self.words, cum_weights=self.weights)[0]
+                parts.append(word.capitalize() if kind < 0.05 else word + "," if kind < 0.12 else word)
             else:
                 parts.append(self.draw.choice(pieces).format(**self.numbers()))
         return " ".join(parts) + ".\n\n"

@@ -10,16 +10,19 @@ from pathlib import Path
 
 from lib import Failure
 
-EVERY = 0.02  # seconds between two looks at the processes
+EVERY, EVERY_PSS = 0.02, 0.2  # seconds between two looks at the processes; the second takes the kernel a page walk
+SHARE = 20  # a look waits at least this many times as long as the one before it took: under 5% of a core
 
 
 @dataclass
 class Usage:
     """seconds: wall clock. rss: bytes, the peak of the sum over the tree of processes at one time; pages that
-    processes share are counted in each of them."""
+    processes share are counted in each of them. pss: the same with each shared page divided among its processes, seen
+    less often; 0 where the kernel does not say."""
 
     seconds: float
     rss: int
+    pss: int
 
 
 def descendants(pid: int) -> list[int]:
@@ -45,18 +48,35 @@ def resident(pid: int) -> int:
         return 0
 
 
+def proportional(pid: int) -> int:
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) << 10 for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
 def measure(command: list[str], env: dict[str, str] | None = None, log: Path | None = None) -> Usage:
     """Raises Failure, with the end of its output, when the command fails; a Ctrl-C ends all of its processes."""
     out = open(log or os.devnull, "wb")
-    start, peak, ended = time.monotonic(), 0, threading.Event()
+    start, rss, pss, ended = time.monotonic(), 0, 0, threading.Event()
     process = subprocess.Popen(
         command, env=os.environ | (env or {}), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
     )
 
     def watch() -> None:
-        nonlocal peak
-        while not ended.wait(EVERY):
-            peak = max(peak, sum(map(resident, descendants(process.pid))))
+        nonlocal rss, pss
+        pause, due = EVERY, 0.0
+        while not ended.wait(pause):
+            begun = time.monotonic()
+            found = descendants(process.pid)
+            rss = max(rss, sum(map(resident, found)))
+            seen = time.monotonic()
+            pause = max(EVERY, SHARE * (seen - begun))
+            if seen >= due:
+                pss = max(pss, sum(map(proportional, found)))
+                now = time.monotonic()
+                due = now + max(EVERY_PSS, SHARE * (now - seen))
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -68,8 +88,9 @@ def measure(command: list[str], env: dict[str, str] | None = None, log: Path | N
         watcher.join()
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
         out.close()
     if status:
         tail = log.read_text(errors="replace").strip().splitlines()[-1:] if log else []
         raise Failure(f"{' '.join(command[:3])} ended with status {status} ({' '.join(tail)[:200]}); see {log}")
-    return Usage(seconds, peak)
+    return Usage(seconds, rss, pss)

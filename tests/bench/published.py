@@ -20,6 +20,8 @@ os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISAB
 
 from lib import run
 from openmath import PROMPTS
+from parallel import cores
+from tiny import TEMPLATE
 
 SOURCES = ("aops_c5_contests_amp_programs", "aops_c6_high_school_olympiads")
 
@@ -58,13 +60,19 @@ def keep_row(row: Row, tokenizer: Any, split: str, least: int) -> bool:
     return split == "genselect" or len(tokenizer.encode(row["output"])) >= least
 
 
-def prepare(source: Path, target: Path, tokenizer: Path, round_: str, processes: int = 2, least: int = 5000) -> None:
-    """Write omr-<split>.jsonl of a folder of parquet files. least: tokens that round 2 asks for."""
+def prepare(
+    source: Path, target: Path, tokenizer: Path, round_: str, processes: int | None = None, least: int = 5000
+) -> None:
+    """Write omr-<split>.jsonl of a folder of parquet files. least: tokens that round 2 asks for.
+
+    processes: 20, as published, would only slow a smaller machine down: one a core, as many as ours takes.
+    """
     from datasets import load_dataset
     from transformers import AutoTokenizer
 
     target.mkdir(parents=True, exist_ok=True)
-    words = AutoTokenizer.from_pretrained(tokenizer)
+    words, processes = AutoTokenizer.from_pretrained(tokenizer), cores(processes)
+    words.chat_template = words.chat_template or TEMPLATE  # a base model's may have none
     files = {split: sorted(str(path) for path in source.glob(f"{split}-*.parquet")) for split in PROMPTS}
     found = load_dataset("parquet", data_files=files, cache_dir=str(target / "cache"))
     for split in PROMPTS:
