@@ -524,6 +524,44 @@ def test_messages_columns_and_parquet_on_request(copy: Repo, tmp_path: Path) -> 
     failed(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "x", DATA_COLUMNS="problem"), "is a part of every row")
 
 
+def test_a_recipe_takes_what_sft_data_made(copy: Repo, tmp_path: Path) -> None:
+    """From graded generations to the trainer's own check of its data."""
+    copy.derive("prep", DATASET="mydata", DATASET_SOURCE="prepared")
+    copy.edit("recipes/prep.round1.env", "GENERATE_PROBLEMS=200\n", "")
+    failed(copy.call("scripts/data.sh", "prep", "1"), "run: make sft-data NAME=mydata INPUT=")
+    with open(tmp_path / "output-rs0.jsonl", "w") as file:
+        for n in range(40):
+            row = {"problem": f"{n}+1?", "generation": f"\\boxed{{{n + 1}}}", "symbolic_correct": n % 4 > 0}
+            file.write(json.dumps(row) + "\n")
+    arguments = f"--tokenizer {copy.work}/models/mini --prompt-config generic/math"
+    ok(copy.call("scripts/sft-data.sh", INPUT=tmp_path / "output-rs*.jsonl", NAME="mydata", ARGS=arguments))
+    out = ok(copy.call("scripts/data.sh", "prep", "1"))
+    assert "30 rows in" in out and "made by sft-data" in out
+    assert "correctness: 10 dropped" in out and "from every row" in out  # the report
+    assert ok(copy.stage("train", "prep", "--check")).strip() == "0"
+    assert "row 1 of 30" in ok(copy.call("scripts/inspect.sh", "prep", "1", ROW=1))
+
+
+def test_training_refuses_data_that_it_cannot_read(copy: Repo, tmp_path: Path) -> None:
+    source = copy.work / "data/mini/source"
+    shutil.copytree(source, tmp_path / "source")
+    for options, words in (
+        ({"DATA_FORMAT": "parquet"}, "DATA_FORMAT=parquet DATA_FORM=text, not input/output JSONL"),
+        ({"DATA_FORM": "messages"}, "DATA_FORMAT=jsonl DATA_FORM=messages, not input/output JSONL"),
+    ):
+        shutil.rmtree(copy.work / "data/mini/round1")
+        out = ok(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=tmp_path / "source", **options))
+        assert f"report: none: {copy.work}" in out
+        failed(copy.stage("train", "mini", "--check"), words)
+        failed(copy.call("scripts/report.sh", "mini", "1"), words)
+
+
+def test_less_than_a_batch_is_prepared_but_not_trained_on(copy: Repo) -> None:
+    copy.derive("large", DATASET="large", GLOBAL_BATCH=264)
+    assert "does not fill one GLOBAL_BATCH=264: training will refuse it" in ok(copy.call("scripts/data.sh", "large", "1"))
+    failed(copy.stage("train", "large", "--check"), "has 260 rows, which do not fill one GLOBAL_BATCH=264")
+
+
 def test_the_empty_are_kept_and_counted(copy: Repo, tmp_path: Path) -> None:
     source = broken_source(copy, tmp_path)
     (source / "cot-00000-of-00001.parquet").unlink()

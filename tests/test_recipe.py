@@ -152,3 +152,23 @@ def test_every_key_is_used_somewhere() -> None:
     for key in recipe.KEYS:
         uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": \(', declared, re.MULTILINE))
         assert uses > 0, key
+
+
+def test_the_second_rounds_filter_is_upstreams_and_of_one_tokenizer() -> None:
+    """NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:163, 175-184."""
+    for round_, splits in (("2", "cot,tir,genselect"), ("2exact", "cot")):
+        r = recipe.load("qwen7b", round_)
+        assert r["FILTER_SPLITS"] == splits
+        assert r["FILTER_SOURCES"] == "aops_c5_contests_amp_programs,aops_c6_high_school_olympiads"
+        assert (float(r["FILTER_MAX_PASS_RATE"]), int(r["FILTER_MIN_TOKENS"])) == (0.3, 5000)
+        # The value stands in qwen14b.env, too: it is the same repository.
+        base = recipe.load("qwen14b", round_)
+        assert (r["FILTER_TOKENIZER"], r["FILTER_TOKENIZER_REVISION"]) == (base["BASE_MODEL"], base["BASE_REVISION"])
+    assert not [k for k in recipe.load("qwen7b", "1") if k.startswith("FILTER_") and k != "FILTER_SPLITS"]
+
+
+def test_filter_keys_go_together(repo: Repo) -> None:
+    repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000\n", "")
+    failed(repo.python("recipe", "qwen7b", "2"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS; set both or none")
+    repo.edit("recipes/round1.env", "FILTER_SPLITS=none", "FILTER_SPLITS=none\nFILTER_MIN_TOKENS=5")
+    failed(repo.python("recipe", "qwen7b", "1"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS")
