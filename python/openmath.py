@@ -24,6 +24,7 @@ PROMPTS = {
     "genselect": "{problem}",
 }
 END_OF_TURN = "<|im_end|>"
+CLOSE = f"{END_OF_TURN}\n"
 REMAINING = "Remaining code executions: "
 TEXTS = ("problem", "generated_solution")
 
@@ -62,7 +63,7 @@ def frame(split: str, executions: int = 0) -> tuple[str, str]:
 
 def ending(solution: str) -> str:
     """The answer as the chat template closes it."""
-    return solution + END_OF_TURN + "\n"  # not an f-string, which would make text of a null
+    return solution + CLOSE  # not an f-string, which would make text of a null
 
 
 def text_of(row: Row, field: str) -> str:

@@ -1,5 +1,6 @@
 """Run a function over many tasks in worker processes: one error line, and a Ctrl-C that ends them all."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -25,6 +26,7 @@ def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -
     """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    gc.disable()  # tasks make no cycles, and rows by the thousand would have it run all the time
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which others import, would start a thread a core in each worker
     if initializer:
         initializer(*arguments)

@@ -124,30 +124,29 @@ class ShardWriter:
 
     def __init__(self, path: Path, name: str, seed: int, buckets: int, size: int):
         self.shard, self.seed, self.buckets = Shard(path, name, []), seed, buckets
-        self.stream, self.buffer, self.ends = Stream(path), bytearray(size), [0]
+        self.stream, self.size, self.buffer, self.ends = Stream(path), size, bytearray(), [0]
 
     def add(self, line: bytes) -> None:
-        start = self.ends[-1]
-        end = start + len(line)
-        if end > len(self.buffer):
+        if self.buffer and len(self.buffer) + len(line) > self.size:
             self.flush()
-            start, end = 0, len(line)
-            if end > len(self.buffer):
-                self.buffer = bytearray(end)
-        self.buffer[start:end] = line
-        self.ends.append(end)
+        self.buffer += line
+        self.ends.append(len(self.buffer))
 
     def flush(self) -> None:
         rows = len(self.ends) - 1
         if not rows:
             return
         ids = draw(self.seed, self.shard.name, len(self.shard.blocks), rows, self.buckets)
-        view, sizes = memoryview(self.buffer), [0] * self.buckets
-        lines = [view[start:end] for start, end in pairwise(self.ends)]
-        for bucket, line in zip(ids, lines, strict=True):
-            sizes[bucket] += len(line)
-        self.shard.blocks.append(Block(self.stream.bytes, rows, list(accumulate(sizes))))
-        self.stream.write([lines[i] for i in by_bucket(ids)])
+        sizes = [0] * self.buckets
+        with memoryview(self.buffer) as view:
+            lines = [view[start:end] for start, end in pairwise(self.ends)]
+            for bucket, line in zip(ids, lines, strict=True):
+                sizes[bucket] += len(line)
+            self.shard.blocks.append(Block(self.stream.bytes, rows, list(accumulate(sizes))))
+            self.stream.write(lines[i] for i in by_bucket(ids))
+            for line in lines:
+                line.release()
+        self.buffer.clear()
         self.ends = [0]
 
     def close(self) -> Shard:

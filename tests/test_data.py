@@ -558,7 +558,8 @@ def test_training_refuses_data_that_it_cannot_read(copy: Repo, tmp_path: Path) -
 
 def test_less_than_a_batch_is_prepared_but_not_trained_on(copy: Repo) -> None:
     copy.derive("large", DATASET="large", GLOBAL_BATCH=264)
-    assert "does not fill one GLOBAL_BATCH=264: training will refuse it" in ok(copy.call("scripts/data.sh", "large", "1"))
+    out = ok(copy.call("scripts/data.sh", "large", "1"))
+    assert "does not fill one GLOBAL_BATCH=264: training will refuse it" in out
     failed(copy.stage("train", "large", "--check"), "has 260 rows, which do not fill one GLOBAL_BATCH=264")
 
 

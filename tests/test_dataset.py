@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from conftest import Repo
-from data import END_OF_TURN
 from dataset import IGNORE, SftDataset, line_offsets, tokenize
 from lib import Failure
+from openmath import END_OF_TURN
 
 
 @pytest.mark.parametrize("split", ["cot", "tir", "genselect"])

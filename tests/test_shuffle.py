@@ -59,7 +59,7 @@ def test_a_line_larger_than_a_block_has_one_of_its_own(tmp_path: Path) -> None:
     for line in lines:
         writer.add(line)
     shard = writer.close()
-    assert [b.rows for b in shard.blocks] == [2, 1, 4]  # whose buffer stays as large
+    assert [b.rows for b in shard.blocks] == [2, 1, 1, 1, 1, 1]
     got = [bytes(line) for group in shuffle.in_order([shard], 1, 3) for line in group]
     assert got == lines
     mixed = [bytes(line) for group in shuffle.shuffled([shard], 1, 3) for line in group]
