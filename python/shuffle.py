@@ -158,32 +158,41 @@ class ShardWriter:
 Slice = tuple[Path, int, int]  # of a shard: path, start, bytes
 
 
-def read_groups(groups: Iterable[list[Slice]]) -> Iterator[list[memoryview]]:
-    """The lines of each group of slices, valid until the next one: all are read into the same buffer.
+def read(slices: list[Slice], buffer: bytearray) -> tuple[bytearray, int]:
+    """Read slices one behind the other; returns the buffer, or a larger one, and the bytes in it. Raises OSError."""
+    total = sum(size for _, _, size in slices)
+    if total > len(buffer):
+        buffer = bytearray(total)
+    for path, start, size in slices:  # the disk can fetch them in any order
+        with open(path, "rb", buffering=0) as file:
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
+    view, at = memoryview(buffer), 0
+    for path, start, size in slices:
+        with open(path, "rb", buffering=0) as file:
+            if os.preadv(file.fileno(), [view[at : at + size]], start) != size:
+                raise OSError(f"{path} is too short")
+            os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
+        at += size
+    return buffer, total
 
-    While a group is worked on, the disk reads the next. Raises OSError when a file is shorter.
-    """
-    buffer = bytearray()
-    for slices, following in pairwise([*groups, []]):
-        for path, start, size in following:
-            with open(path, "rb", buffering=0) as file:
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_WILLNEED)
-        total = sum(size for _, _, size in slices)
-        if total > len(buffer):
-            buffer = bytearray(total)
-        view, at = memoryview(buffer), 0
-        for path, start, size in slices:
-            with open(path, "rb", buffering=0) as file:
-                if os.preadv(file.fileno(), [view[at : at + size]], start) != size:
-                    raise OSError(f"{path} is too short")
-                os.posix_fadvise(file.fileno(), start, size, os.POSIX_FADV_DONTNEED)
-            at += size
-        lines, start = [], 0
-        while start < total:
-            end = buffer.index(b"\n", start, total) + 1
-            lines.append(view[start:end])
-            start = end
-        yield lines
+
+def read_groups(groups: Iterable[list[Slice]]) -> Iterator[list[memoryview]]:
+    """The lines of each group of slices, valid until the next one. While one is worked on, the next is read."""
+    with ThreadPoolExecutor(1) as reader:
+        spare, coming = bytearray(), None
+        for slices in [*groups, None]:
+            ready = coming.result() if coming else None
+            coming = reader.submit(read, slices, spare) if slices is not None else None
+            if ready is None:
+                continue
+            buffer, total = ready
+            view, lines, start = memoryview(buffer), [], 0
+            while start < total:
+                end = buffer.index(b"\n", start, total) + 1
+                lines.append(view[start:end])
+                start = end
+            yield lines
+            spare = buffer
 
 
 def shuffled(shards: list[Shard], seed: int, buckets: int) -> Iterator[list[memoryview]]:

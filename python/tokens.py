@@ -29,7 +29,7 @@ PIECES = re.compile(  # QWEN2_PIECES for plain text
     r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\na-zA-Z0-9]?[a-zA-Z]+|[0-9]| ?[^\sa-zA-Z0-9]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-CACHED, LONGEST = 30_000, 32  # words, and the characters of one: at most some 4 MB
+CACHED, LONGEST = 100_000, 32  # words, and the characters of one: at most some 12 MB
 BLOCK = 4096  # characters, about, that are counted at a time
 
 
