@@ -223,8 +223,9 @@ def write_parquet(groups: Iterator[list[memoryview]], target: Path) -> shuffle.W
                 table, writer = table.cast(schema), pq.ParquetWriter(target, schema)
             writer.write_table(table)
             rows += len(values)
-    if writer:
-        writer.close()
+    if writer is None:  # the filter has left nothing of a split
+        writer = pq.ParquetWriter(target, pa.schema([("input", pa.string()), ("output", pa.string())]))
+    writer.close()
     return shuffle.Written(rows, target.stat().st_size, sha256(target), [])
 
 
@@ -378,6 +379,8 @@ def main() -> None:
             for split in splits:
                 if not read[split]:
                     raise Failure(f"{source}: split {split} has no rows; fetch it again")
+            if not rows["all"]:
+                raise Failure(f"the filter leaves none of {sum(read.values()):,} rows of {source}; check its keys")
             written = merge_all(workers, job, folder, made, args.format)
             for name, file in written.items():
                 if file.rows != rows[name]:

@@ -1,5 +1,6 @@
 """Run a function over many tasks in worker processes: one error line, and a Ctrl-C that ends them all."""
 
+import ctypes
 import gc
 import multiprocessing
 import os
@@ -10,6 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Self, TypeVar
 
 from lib import Interrupted, usage
+
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -23,7 +26,8 @@ def cores(asked: int | None = None) -> int:
 
 
 def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer."""
+    """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer; without it we end."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()  # tasks make no cycles, and rows by the thousand would have it run all the time

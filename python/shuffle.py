@@ -15,7 +15,7 @@ import random
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 SMALLEST_BLOCK = 16 << 20
@@ -180,7 +180,7 @@ def read_groups(groups: Iterable[list[Slice]]) -> Iterator[list[memoryview]]:
     """The lines of each group of slices, valid until the next one. While one is worked on, the next is read."""
     with ThreadPoolExecutor(1) as reader:
         spare, coming = bytearray(), None
-        for slices in [*groups, None]:
+        for slices in chain(groups, [None]):
             ready = coming.result() if coming else None
             coming = reader.submit(read, slices, spare) if slices is not None else None
             if ready is None:

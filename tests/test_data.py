@@ -326,6 +326,31 @@ def test_a_disk_that_cannot_hold_it_is_refused_beforehand(repo: Repo, large: Pat
     assert not list((small_disk / "data").rglob("*.rows"))
 
 
+def test_workers_end_with_a_parent_that_is_killed(repo: Repo, large: Path) -> None:
+    """They would hold the lock on the data for ever."""
+    env = repo.env | {"DATA_SRC": str(large), "WORKERS": "2", "REPORT": "none"}
+    process = subprocess.Popen(["scripts/data.sh", "qwen7b", "1"], cwd=repo.root, env=env)
+    part = repo.work / "data/openmathreasoning/.round1.part"
+    while not list(part.glob("shards/*.json")) and process.poll() is None:
+        time.sleep(0.01)
+
+    def alive() -> list[int]:
+        command = ["pgrep", "-f", f"data.py qwen7b 1 --work {repo.work}"]
+        return [int(pid) for pid in subprocess.run(command, capture_output=True, text=True).stdout.split()]
+
+    assert len(alive()) == 3
+    os.kill(min(alive()), signal.SIGKILL)
+    assert process.wait(timeout=20) != 0
+    for _ in range(100):
+        if not alive():
+            break
+        time.sleep(0.05)
+    assert not alive()
+    assert "going on with an interrupted run" in ok(
+        repo.call("scripts/data.sh", "qwen7b", "1", DATA_SRC=large, REPORT="none")
+    )
+
+
 # --- what cannot be read -------------------------------------------------------------------------------------------
 
 
@@ -561,6 +586,50 @@ def test_less_than_a_batch_is_prepared_but_not_trained_on(copy: Repo) -> None:
     out = ok(copy.call("scripts/data.sh", "large", "1"))
     assert "does not fill one GLOBAL_BATCH=264: training will refuse it" in out
     failed(copy.stage("train", "large", "--check"), "has 260 rows, which do not fill one GLOBAL_BATCH=264")
+
+
+def test_a_filter_that_leaves_nothing(copy: Repo, tmp_path: Path) -> None:
+    """Of all splits: an error. Of one: an empty file, also as parquet."""
+    source = write_source(tmp_path / "s", 100, 400)
+    tokenizer = copy.work / "models/mini"
+    call = ("scripts/data.sh", "qwen7b", "2exact")
+    ok(copy.call(*call, DATA_SRC=source, TOKENIZER=tokenizer, DATA_FORMAT="parquet"))
+    folder = folder_of(copy, "2exact")
+    assert [pq.read_table(folder / f"{s}.parquet").num_rows for s in ("cot", "tir", "genselect", "all")] == [
+        0,
+        30,
+        10,
+        40,
+    ]
+    for split in ("tir", "genselect"):  # nothing of these is easy enough to stay
+        table = pq.read_table(source / f"{split}-00000-of-00001.parquet")
+        at = table.column_names.index("pass_rate_72b_tir")
+        pq.write_table(
+            table.set_column(at, "pass_rate_72b_tir", pa.array(["n/a"] * len(table))),
+            source / f"{split}-00000-of-00001.parquet",
+        )
+    failed(
+        copy.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, TOKENIZER=tokenizer),
+        "the filter leaves none of 100 rows",
+    )
+
+
+def test_what_the_filter_cannot_read_is_named(copy: Repo, tmp_path: Path) -> None:
+    source = write_source(tmp_path / "s", 100, 400)
+    file = source / "tir-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    at = table.column_names.index("pass_rate_72b_tir")
+    rates = table.column("pass_rate_72b_tir").to_pylist()
+    olympic = [i for i, s in enumerate(table.column("problem_source").to_pylist()) if "olympiads" in s]
+    call = ("scripts/data.sh", "qwen7b", "2")
+    for wrong in ("unknown", None):
+        rates[olympic[3]] = wrong
+        pq.write_table(table.set_column(at, "pass_rate_72b_tir", pa.array(rates)), file)
+        words = f"{file}: row {olympic[3] + 1}: pass_rate_72b_tir is {wrong!r}"
+        failed(copy.call(*call, DATA_SRC=source, TOKENIZER=copy.work / "models/mini"), words)
+    pq.write_table(table.drop_columns(["problem_source"]), file)
+    failed(copy.call(*call, DATA_SRC=source, TOKENIZER=copy.work / "models/mini"), "no column 'problem_source'")
+    failed(copy.call(*call, DATA_SRC=source, TOKENIZER=tmp_path), "has no tokenizer.json; set TOKENIZER")
 
 
 def test_the_empty_are_kept_and_counted(copy: Repo, tmp_path: Path) -> None:
