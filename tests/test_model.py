@@ -114,7 +114,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, path = self.server, self.path.split("?")[0]
         hub.seen.append((self.command, path, self.headers.get("Range"), self.headers.get("Authorization")))
-        if path.startswith(("/api/models/Qwen/Qwen2.5-Math-1.5B", "/api/datasets/nvidia/OpenMathReasoning")):
+        known = ("/api/models/Qwen/Qwen2.5-Math-1.5B", "/api/models/Qwen/Qwen2.5-14B", "/api/datasets/nvidia/")
+        if path.startswith(known):
             revision = path.partition("/revision/")[2] or "main"
             sha = hub.main if revision == "main" else revision
             if sha not in (COMMIT, LATER):
@@ -239,7 +240,6 @@ def test_a_data_set_comes_from_the_hub(repo: Repo, hub: Hub, prepared: Repo, tmp
     source = prepared.work / "data/mini/source"
     hub.files = {f"data/{p.name}": p.read_bytes() for p in source.glob("*.parquet")}
     hub.files["data/additional_problems-00000-of-00001.parquet"] = b"not wanted"
-    repo.edit("recipes/round1.env", "GLOBAL_BATCH=1024", "GLOBAL_BATCH=192")  # the source has 260 rows
     out = ok(repo.call("scripts/data.sh", "qwen7b", "1", **hub_env(hub, tmp_path)))
     assert "cot 200, tir 40, genselect 20" in out
     folder = repo.work / "data/openmathreasoning"
@@ -247,6 +247,27 @@ def test_a_data_set_comes_from_the_hub(repo: Repo, hub: Hub, prepared: Repo, tmp
     assert not (folder / "source/data/additional_problems-00000-of-00001.parquet").exists()
     ours, theirs = folder / "round1/cot.jsonl", prepared.work / "data/mini/round1/cot.jsonl"
     assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_the_filters_tokenizer_comes_from_the_hub_once(repo: Repo, hub: Hub, prepared: Repo, tmp_path: Path) -> None:
+    """Round 2 without TOKENIZER: only the tokenizer's files of Qwen2.5-14B, at the recipe's commit."""
+    source = prepared.work / "data/mini/source"
+    repo.edit("recipes/round2.env", "97e1e76335b7017d8f67c08a19d103c0504298c9", COMMIT)
+    repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000", "FILTER_MIN_TOKENS=20")
+    for again in (False, True):
+        out = ok(repo.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, **hub_env(hub, tmp_path)))
+        assert ("already there" in out) == again
+    folder = repo.work / "tokenizers/Qwen2.5-14B"
+    assert sorted(p.name for p in folder.iterdir()) == ["REVISION", "tokenizer.json", "tokenizer_config.json"]
+    fetched = [path for command, path, *_ in hub.seen if command == "GET" and "/resolve/" in path]
+    assert sorted(fetched) == [
+        f"/Qwen/Qwen2.5-14B/resolve/{COMMIT}/{n}.json" for n in ("tokenizer", "tokenizer_config")
+    ]
+    done = repo.done(repo.work / "data/openmathreasoning/round2")
+    assert done["inputs"]["tokenizer.json"] == hashlib.sha256((folder / "tokenizer.json").read_bytes()).hexdigest()
+    assert 0 < done["rows"]["all"] < sum(done["read"].values()) == 260
+    for split in ("cot", "tir", "genselect"):
+        assert done["rows"][split] + sum(done["dropped"][split].values()) == done["read"][split]
 
 
 def test_killed_between_done_and_rename(repo: Repo, hub: Hub, tmp_path: Path) -> None:
