@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -76,6 +77,11 @@ class Repo:
 
     def done(self, folder: Path) -> dict:
         return json.loads((folder / "DONE").read_text())
+
+
+def heed_ctrl_c() -> None:
+    """For a child before it starts: tests that run in the background have SIGINT ignored, and hand that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def failed(result: subprocess.CompletedProcess[str], *words: str, status: tuple[int, ...] = (1, 2)) -> str:

@@ -19,7 +19,7 @@ import openmath
 import shuffle
 import source as sources
 import tiny
-from conftest import Repo, failed, ok
+from conftest import Repo, failed, heed_ctrl_c, ok
 from lib import Failure
 
 
@@ -250,7 +250,14 @@ def test_an_interrupted_run_is_gone_on_with(repo: Repo, large: Path, tmp_path: P
     command = ["scripts/data.sh", "qwen7b", "1"]
     env = repo.env | {"DATA_SRC": str(large), "WORKERS": "1", "REPORT": "none"}
     process = subprocess.Popen(
-        command, cwd=repo.root, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0
+        command,
+        cwd=repo.root,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     deadline = time.time() + 60
     while not list(part.glob("shards/*.json")) and time.time() < deadline and process.poll() is None:

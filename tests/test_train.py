@@ -14,7 +14,7 @@ import yaml
 
 import recipe
 import train
-from conftest import ROOT, VENV, Repo, failed, ok
+from conftest import ROOT, VENV, Repo, failed, heed_ctrl_c, ok
 
 
 def link(repo: Repo, model: str = "mini", **env: object) -> subprocess.Popen[str]:
@@ -194,7 +194,7 @@ def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> None:
     """Start a command in a group of its own, send the group SIGINT, as a terminal does, once `started` holds."""
     process = subprocess.Popen(
         command, cwd=repo.root, env=repo.env, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     deadline = time.time() + 120
     while not started():
