@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
-SMALLEST_BLOCK = 16 << 20
-SMALLEST_SLICE = 64 << 10
+SMALLEST_BLOCK = 8 << 20
+SMALLEST_SLICE = 32 << 10
 LONGEST = 16
 CHUNK = 4 << 20  # bytes of a write
 PAGE = 4096  # to whose multiples direct writes keep
