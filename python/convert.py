@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from checkpoints import saved_steps
 from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
 from model import loaded_rope, rope_of
 from openmath import END_OF_TURN
-from train import saved_steps
 
 # What of the model's folder is not weights: the tokenizer is the one that training started from, unchanged.
 TOKENIZER_FILES = {
@@ -131,11 +131,23 @@ def verify(folder: Path, start: Path) -> None:
         raise Failure(f"{folder}: end-of-sequence ids {stops}, not {END_OF_TURN} ({end}) throughout; convert it again")
 
 
-def convert(source: Path, start: Path, target: Path) -> None:
-    """Fill the empty folder `target` from a checkpoint's consolidated export, and verify it."""
-    exported = source / "model" / "consolidated"
+def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
+    """The folder of a checkpoint that has its weights in Hugging Face's names.
+
+    Both engines on FSDP2 write one with every checkpoint; of a Megatron checkpoint NeMo-RL's converter makes one.
+    """
+    if recipe["ENGINE"] == "nemo-rl" and recipe["BACKEND"] == "megatron":
+        if made is None:
+            raise Failure(f"{saved} is a Megatron checkpoint; run: make convert, which calls the engine's converter")
+        return made
+    inner = "policy/weights/model" if recipe["ENGINE"] == "nemo-rl" else "model"
+    return saved / inner / "consolidated"
+
+
+def convert(exported: Path, start: Path, target: Path) -> None:
+    """Fill the empty folder `target` from a checkpoint's export, and verify it."""
     if not (exported / "config.json").is_file():
-        raise Failure(f"{source} has no model/consolidated/config.json; train that step again")
+        raise Failure(f"{exported} has no config.json; train that step again")
     tensors(exported)
     for path in sorted(exported.iterdir()):
         if path.name not in TOKENIZER_FILES and path.suffix in (".safetensors", ".json"):
@@ -153,10 +165,12 @@ def convert(source: Path, start: Path, target: Path) -> None:
 def main() -> None:
     parser = recipes.parser(__doc__)
     parser.add_argument("--step", type=int, help="only this step (default: all of AVERAGE_STEPS)")
+    parser.add_argument("--exported", type=Path, help="that step as the engine's converter wrote it")
+    parser.add_argument("--todo", action="store_true", help="print the steps that are not converted yet, and stop")
     args, recipe, paths = recipes.open_run(parser)
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
-    saved = saved_steps(paths.train / "checkpoints")
+    saved = saved_steps(recipe["ENGINE"], paths.train / "checkpoints")
     missing = [step for step in steps if step not in saved and not (paths.convert / f"step_{step}").is_dir()]
     if missing:
         have = " ".join(map(str, saved)) or "none"
@@ -171,10 +185,15 @@ def main() -> None:
         # Not only what was trained on but this very training: one that was done over has other checkpoints.
         inputs = train["inputs"] | {"train": sha256(paths.train / "DONE"), "step": str(step)}
         if is_done(target, keys, inputs):
-            log(f"convert: step {step} is already there")
+            if not args.todo:
+                log(f"convert: step {step} is already there")
             continue
+        if args.todo:
+            print(step)
+            continue
+        exported = export_of(recipe, saved[step], args.exported)
         with new_folder(target) as part:
-            convert(saved[step], paths.start, part)
+            convert(exported, paths.start, part)
             write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
         log(f"convert: step {step} in {target}, verified")
 

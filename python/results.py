@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from checkpoints import history
 from lib import is_done, log, new_folder, read_done, recipe_hash, run, write_done, write_json
-from train import losses
 
 STAGES = ("data", "model", "train", "convert", "average", "eval")
 
@@ -58,7 +58,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
-    """Loss and learning rate over the steps, as PNG."""
+    """Loss and, where it is logged, learning rate over the steps, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -70,9 +70,10 @@ def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
     left.set_ylabel("training loss", color="tab:blue")
     left.set_yscale("log")
     left.grid(alpha=0.3)
-    right = left.twinx()
-    right.plot(list(metrics), [m["lr"] for m in metrics.values()], color="tab:gray", linewidth=1, linestyle="--")
-    right.set_ylabel("learning rate", color="tab:gray")
+    if all("lr" in m for m in metrics.values()):  # NeMo-RL does not print it
+        right = left.twinx()
+        right.plot(list(metrics), [m["lr"] for m in metrics.values()], color="tab:gray", linewidth=1, linestyle="--")
+        right.set_ylabel("learning rate", color="tab:gray")
     left.set_title(title)
     figure.tight_layout()
     figure.savefig(target)
@@ -87,7 +88,7 @@ def main() -> None:
     if is_done(paths.results, keys, inputs):
         log(f"results: {paths.results} is already there")
     else:
-        metrics = losses(paths.train / "checkpoints")
+        metrics = history(recipe, paths)
         result = {
             "model": args.model,
             "round": args.round,

@@ -13,8 +13,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import recipe as recipes
+from checkpoints import history, saved_steps
 from lib import read_json, run
-from train import losses, saved_steps
 
 Job = tuple[str, str, str]  # id, Slurm's state, reason or node
 
@@ -54,15 +54,16 @@ def duration(seconds: float) -> str:
 def training(paths: recipes.Paths, recipe: recipes.Recipe) -> tuple[str, str]:
     """(progress, time left) of the train stage; the pace is that of the last 50 steps."""
     steps = int(recipe["STEPS"])
-    metrics = losses(paths.train / "checkpoints")
+    metrics = history(recipe, paths)
     step = max(metrics, default=0)
-    saved = max(saved_steps(paths.train / "checkpoints"), default=0)
-    times = [datetime.fromisoformat(row["timestamp"]).timestamp() for row in list(metrics.values())[-50:]]
-    left = ""
-    if step < steps and len(times) > 1:
+    saved = max(saved_steps(recipe["ENGINE"], paths.train / "checkpoints"), default=0)
+    last = list(metrics.values())[-50:]
+    if recipe["ENGINE"] == "nemo-rl":
+        gaps = sorted(row["seconds"] for row in last if "seconds" in row)
+    else:
+        times = [datetime.fromisoformat(row["timestamp"]).timestamp() for row in last]
         gaps = sorted(b - a for a, b in pairwise(times) if b > a)
-        if gaps:
-            left = duration((steps - step) * gaps[len(gaps) // 2])
+    left = duration((steps - step) * gaps[len(gaps) // 2]) if step < steps and gaps else ""
     return f"step {step}/{steps}, saved {saved}", left
 
 
@@ -105,9 +106,9 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
 
 
 def active(train: Path) -> bool:
-    """Whether the training log grew in the last two minutes."""
-    log_file = train / "checkpoints" / "training.jsonl"
-    return log_file.is_file() and time.time() - log_file.stat().st_mtime < 120
+    """Whether a training log grew in the last two minutes."""
+    logs = [train / "checkpoints" / "training.jsonl", *train.glob("logs/*/driver.log")]
+    return any(file.is_file() and time.time() - file.stat().st_mtime < 120 for file in logs)
 
 
 def main() -> None:

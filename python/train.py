@@ -10,13 +10,13 @@ its time limit), after LINK_STEPS steps, or on SIGTERM; in each case with a chec
 
 import json
 import os
-import re
 import signal
 import time
 from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from checkpoints import history, saved_steps
 from lib import (
     START,
     Failure,
@@ -32,31 +32,6 @@ from lib import (
     write_json,
 )
 from openmath import END_OF_TURN
-
-CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
-
-
-def saved_steps(checkpoints: Path) -> dict[int, Path]:
-    """Optimizer step -> folder of every complete checkpoint.
-
-    nemo-automodel counts steps from 0 in the folder's name, and removes .incomplete when the checkpoint is published
-    (0.7.0 components/checkpoint/lifecycle.py). A step saved in two epochs cannot be: the step decides the epoch.
-    """
-    found = {}
-    if checkpoints.is_dir():
-        for folder in checkpoints.iterdir():
-            match = CHECKPOINT.fullmatch(folder.name)
-            if match and not (folder / ".incomplete").exists():
-                found[int(match[1]) + 1] = folder
-    return dict(sorted(found.items()))
-
-
-def losses(checkpoints: Path) -> dict[int, dict[str, Any]]:
-    """Optimizer step -> its metrics; of a step that was trained twice (killed after the last save) the later one."""
-    log_file = checkpoints / "training.jsonl"
-    if not log_file.is_file():
-        return {}
-    return dict(sorted({row["step"] + 1: row for row in read_jsonl(log_file, torn_tail=True)}.items()))
 
 
 def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = None) -> dict[str, Any]:
@@ -166,6 +141,13 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
     return keys, inputs
 
 
+def record(paths: recipes.Paths, keys: recipes.Recipe, inputs: dict[str, str]) -> None:
+    """Write what the run's first link was started with, which every later one is checked against."""
+    if not (paths.train / "RUN").is_file():
+        paths.train.mkdir(parents=True, exist_ok=True)
+        write_json(paths.train / "RUN", {"recipe": keys, "inputs": inputs, "code": code_identity()})
+
+
 # --- the engine --------------------------------------------------------------------------------------------------
 
 
@@ -257,9 +239,9 @@ def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, i
     if (paths.train / "DONE").is_file():
         return
     steps = int(recipe["STEPS"])
-    metrics = losses(paths.train / "checkpoints")
+    metrics = history(recipe, paths)
     missing = [step for step in range(1, steps + 1) if step not in metrics]
-    if missing:
+    if missing and recipe["ENGINE"] == "automodel":  # which logs a step before it saves it; NeMo-RL does so after
         raise Failure(
             f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the record is not whole; restore it"
         )
@@ -270,7 +252,8 @@ def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, i
         keys,
         inputs,
         steps=steps,
-        final_loss=metrics[steps]["loss"],
+        unlogged=len(missing),
+        final_loss=metrics[max(metrics)]["loss"],
         links=len(links),
         seconds=round(sum(link["seconds"] for link in links.values()), 1),
         peak_memory_bytes=max((link["peak_memory_bytes"] for link in links.values()), default=0),
@@ -283,13 +266,12 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="check the inputs, print the last saved step and stop")
     args, recipe, paths = recipes.open_run(parser)
     steps = int(recipe["STEPS"])
-    saved = saved_steps(paths.train / "checkpoints")
+    saved = saved_steps(recipe["ENGINE"], paths.train / "checkpoints")
     resume = max(saved, default=0)
-    config = render(recipe, paths, saved.get(resume))
     if args.render:
         import yaml
 
-        print(yaml.safe_dump(config, sort_keys=False), end="")
+        print(yaml.safe_dump(render(recipe, paths, saved.get(resume)), sort_keys=False), end="")
         return
     keys, inputs = identity(recipe, paths, args)
     if args.check:
@@ -299,10 +281,9 @@ def main() -> None:
         return
 
     rank = int(os.environ.get("RANK", "0"))
+    config = render(recipe, paths, saved.get(resume))
     if rank == 0:
-        if not (paths.train / "RUN").is_file():
-            paths.train.mkdir(parents=True, exist_ok=True)
-            write_json(paths.train / "RUN", {"recipe": keys, "inputs": inputs, "code": code_identity()})
+        record(paths, keys, inputs)
         write_json(paths.train / "automodel.json", config)
         trim_torn_line(paths.train / "checkpoints" / "training.jsonl")
     try:

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# setup.sh [test]: build .venv from the pins in docker/requirements.txt; with "test" add docker/requirements-test.txt.
-# Does nothing when it is built already from these very pins.
+# setup.sh [test]: build .venv from the pins in docker/requirements.txt; with "test" add docker/requirements-test.txt and,
+# as .venv/standin, the Python of the tests' stand-in for NeMo-RL's image. Does nothing when it is built already from
+# these very pins.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 [[ $# == 0 || $* == test ]] || usage 'wrong argument; usage: setup.sh [test]'
 VENV=${VENV:-$ROOT/.venv}
 
-# install FILE MARK: the pins of FILE, without a resolver: the file lists every package there is to be.
+# install FILE [VENV]: the pins of FILE, without a resolver: the file lists every package there is to be.
 install() {
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --requirement "$1" 2>"$VENV/pip.log" ||
+    "${2:-$VENV}/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --requirement "$1" 2>"$VENV/pip.log" ||
         die "pip could not install $1: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
 }
 
@@ -47,5 +48,12 @@ if [[ ${1:-} == test ]]; then
     if [[ ! -f $VENV/PINS-test || $(<"$VENV/PINS-test") != "$want" ]]; then
         install "$ROOT/docker/requirements-test.txt"
         printf '%s\n' "$want" >"$VENV/PINS-test"
+    fi
+    want=$(sha256sum <"$ROOT/docker/requirements-standin.txt")
+    if [[ ! -f $VENV/standin/PINS || $(<"$VENV/standin/PINS") != "$want" ]]; then
+        rm -rf -- "$VENV/standin"
+        python3 -m venv "$VENV/standin"
+        install "$ROOT/docker/requirements-standin.txt" "$VENV/standin"
+        printf '%s\n' "$want" >"$VENV/standin/PINS"
     fi
 fi

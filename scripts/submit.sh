@@ -3,7 +3,13 @@
 #
 # LAUNCHER=local  the sbatch files one after another with bash, here and now (default)
 # LAUNCHER=slurm  JOBS training links, each after the one before however that ended (a time-out is normal; a link that
-#                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded
+#                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded.
+#                 Engine nemo-rl converts the base model first; conversions of several steps run side by side
+# JOBS=auto       as many links as make plan says
+# RUN_AFTER=id,id     start only after these jobs, if they succeed
+# CONVERSION_STEP=n   make convert: this step, or last, in place of AVERAGE_STEPS
+# KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
+# TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -13,16 +19,31 @@ STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
 load_recipe "$MODEL" "$ROUND"
 case $STAGE in
-    train) stages=(train convert average eval results) ;;
-    convert | average | eval | results) stages=("$STAGE") ;;
-    *) usage "no stage '$STAGE'; it is train, convert, average, eval or results" ;;
+    train)
+        stages=(train convert average)
+        if [[ -n ${EVAL_SET:-} ]]; then stages+=(eval results); else log "recipe $MODEL names no EVAL_SET: the chain ends with average" >&2; fi
+        ;;
+    cache | convert | average | eval | results) stages=("$STAGE") ;;
+    *) usage "no stage '$STAGE'; it is cache, train, convert, average, eval or results" ;;
 esac
+if [[ $ENGINE == nemo-rl ]]; then
+    if [[ $STAGE == train && $BACKEND == megatron ]]; then stages=(cache "${stages[@]}"); fi
+elif [[ $STAGE == cache ]]; then
+    usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
+fi
 LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
 [[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"
 [[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
     die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
-[[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99"
+[[ $ENGINE != nemo-rl || $LAUNCHER == slurm || $STAGE != train ]] ||
+    usage "engine nemo-rl trains in Slurm jobs, also on a single node; use LAUNCHER=slurm"
+if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --jobs) || exit; fi
+[[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99, or auto"
+[[ ${RUN_AFTER:-1} =~ ^[0-9]+(,[0-9]+)*$ ]] || usage "RUN_AFTER=$RUN_AFTER; give job ids with commas between"
+[[ ${CONVERSION_STEP:-last} =~ ^([1-9][0-9]*|last)$ ]] || usage "CONVERSION_STEP=$CONVERSION_STEP; give a saved step, or last"
+[[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
+[[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
 [[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
 [[ ${SAVE_RESERVE:-120} =~ ^[0-9]+$ ]] || usage "SAVE_RESERVE=$SAVE_RESERVE; give seconds"
 
@@ -30,6 +51,7 @@ LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
 check_inputs() {
     local again="MODEL=$MODEL ROUND=$ROUND" step
     case $STAGE in
+        cache) [[ -n $(stage nemo_rl_link cache) ]] ;;
         train) stage train --check >/dev/null ;;
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;
         average)
@@ -52,18 +74,33 @@ check_free() {
     done <"$RUN/chain.tsv"
 }
 
-# put NAME EDGE [ID]: queue a job and set `id`; with DRY_RUN print the command, and take ID for its number.
+# check_after: the jobs of RUN_AFTER exist. Slurm takes a dependency on one that does not for fulfilled.
+check_after() {
+    local id
+    for id in ${RUN_AFTER//,/ }; do
+        [[ -n $(squeue -h -t all -j "$id" -o %i 2>/dev/null) ]] ||
+            die "RUN_AFTER: Slurm knows no job $id (any more); give another, or leave it out if it has succeeded"
+    done
+}
+
+# put NAME EDGE ID [STEP]: queue a job and set `id`; with DRY_RUN print the command, and take ID for its number.
 put() {
-    local cmd=(sbatch --parsable --job-name="$1-$MODEL-$ROUND" --output="$RUN/logs/$1-%j.out")
+    local cmd=(sbatch --parsable --job-name="$1-$MODEL-$ROUND${4:+-$4}" --output="$RUN/logs/$1-%j.out")
     if [[ $1 == train ]]; then
         cmd+=(--nodes="$NODES")
         if [[ $DEVICE == gpu ]]; then cmd+=(--gpus-per-node="$GPUS_PER_NODE"); fi
+    elif [[ $1 == average || $1 == results ]]; then
+        if [[ -n ${CPU_PARTITION:-} ]]; then cmd+=(--partition="$CPU_PARTITION"); fi
+    elif [[ $DEVICE == gpu ]]; then
+        cmd+=(--gpus-per-node=1)
     fi
+    if [[ $1 == train && -n ${TIME_MIN:-} ]]; then cmd+=(--time-min="$TIME_MIN"); fi
+    if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="${MAIL_TYPE:-END,FAIL}"); fi
     if [[ ${EXCLUSIVE:-yes} == yes ]]; then cmd+=(--exclusive); fi
     if [[ -n $2 ]]; then cmd+=(--dependency="$2"); fi
     # Cancelled, not pending for ever, when what it waits for has failed.
-    if [[ $2 == afterok:* ]]; then cmd+=(--kill-on-invalid-dep=yes); fi
-    cmd+=("$CODE/sbatch/$1.sbatch" "$MODEL" "$ROUND")
+    if [[ $2 == *afterok:* ]]; then cmd+=(--kill-on-invalid-dep=yes); fi
+    cmd+=("$CODE/sbatch/$1.sbatch" "$MODEL" "$ROUND" "${@:4}")
     if dry; then
         id=$3
         show "${cmd[@]}"
@@ -86,36 +123,55 @@ refused() {
 }
 
 queue_chain() {
-    local name link edge=''
+    local name link step gate='' edge ids
+    if [[ -n ${RUN_AFTER:-} ]]; then gate=afterok:${RUN_AFTER//,/:}; fi
     for name in "${stages[@]}"; do
-        if [[ $name == train ]]; then
-            for ((link = 1; link <= JOBS; link++)); do
-                put train "$edge" "TRAIN$link"
-                edge=afterany:$id
-            done
-        else
-            put "$name" "$edge" "${name^^}"
-        fi
-        edge=afterok:$id
+        edge=$gate
+        case $name in
+            train) # every link waits for what the first waits for: one after a cancelled link must not start alone
+                for ((link = 1; link <= JOBS; link++)); do
+                    put train "$edge" "TRAIN$link"
+                    edge=afterany:$id${gate:+,$gate}
+                done
+                gate=afterok:$id
+                ;;
+            convert)
+                ids=''
+                for step in ${CONVERT_STEPS//,/ }; do
+                    put convert "$edge" "CONVERT$step" "$step"
+                    ids+=:$id
+                done
+                gate=afterok$ids
+                ;;
+            *)
+                put "$name" "$edge" "${name^^}"
+                gate=afterok:$id
+                ;;
+        esac
     done
 }
 
 run_chain() {
-    local name status
+    local name status words
     for name in "${stages[@]}"; do
+        words=("$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND")
+        if [[ $name == convert && -n ${CONVERSION_STEP:-} ]]; then words+=("$CONVERT_STEPS"); fi
         while :; do
             if dry; then
-                show bash "$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND"
+                show bash "${words[@]}"
                 break
             fi
             status=0
-            bash "$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND" || status=$?
+            bash "${words[@]}" || status=$?
             [[ $status == 75 ]] || break # 75: the link is over, the run is not
         done
         if ((${status:-0} != 0)); then exit "$status"; fi
     done
 }
 
+RUN_AFTER=${RUN_AFTER:-}
+CONVERT_STEPS=${CONVERSION_STEP:-$AVERAGE_STEPS}
+if [[ $CONVERT_STEPS == last ]]; then CONVERT_STEPS=$STEPS; fi
 open_work
 open_venv
 RUN=$WORK/runs/$MODEL/round$ROUND
@@ -136,6 +192,7 @@ elif dry; then
     queue_chain
 else
     command -v sbatch >/dev/null || die "no sbatch here; run on the cluster's login node, or LAUNCHER=local"
+    check_after
     : >"$RUN/chain.tsv"
     queue_chain
     log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"

@@ -71,9 +71,11 @@ class Repo:
 
     def losses(self, model: str = "mini") -> dict[int, float]:
         """Step -> loss as the project's own reader sees the log: of a step trained twice, the later one."""
-        import train
+        import checkpoints
 
-        return {step: row["loss"] for step, row in train.losses(self.run_dir(model) / "train" / "checkpoints").items()}
+        return {
+            step: row["loss"] for step, row in checkpoints.losses(self.run_dir(model) / "train" / "checkpoints").items()
+        }
 
     def done(self, folder: Path) -> dict:
         return json.loads((folder / "DONE").read_text())

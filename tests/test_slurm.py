@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-import train
+import checkpoints
 from conftest import ROOT, Repo, failed, ok
 from test_train import workers
 
@@ -97,7 +97,7 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     assert re.search(r"^convert +pending", status, re.MULTILINE)
     # At the limit Slurm itself wakes them (SIGCONT, then SIGTERM); they have KillWait = 5 s to save.
     assert first.wait(100) == "TIMEOUT", first.log()
-    saved = train.saved_steps(slurm.run_dir() / "train/checkpoints")
+    saved = checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")
     assert max(saved) % 100 and max(saved) < 400, (saved, first.log())
     assert second.wait(180) == "COMPLETED", second.log()
     assert f"from step {max(saved)} to 400" in second.log()
@@ -114,7 +114,7 @@ def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
     job = Job(slurm, ok(slurm.call(*command, SAVE_RESERVE="600")).strip())
     assert job.wait(90) == "FAILED" and job.field("ExitCode") == "75:0", job.log()
     assert "SAVE_RESERVE=600 leaves nothing" in job.log() and "the link is over after step 1" in job.log()
-    assert list(train.saved_steps(slurm.run_dir() / "train/checkpoints")) in ([1], [2])
+    assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
 def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:

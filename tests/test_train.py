@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import checkpoints
 import recipe
 import train
 from conftest import ROOT, VENV, Repo, failed, heed_ctrl_c, ok
@@ -62,7 +63,7 @@ def test_killed_at_three_points_and_stopped_once(trained: Repo, copy: Repo) -> N
         for pid in workers(copy):
             os.kill(pid, number)
         out = process.communicate(timeout=60)[0]
-        saved = train.saved_steps(copy.run_dir() / "train/checkpoints")
+        saved = checkpoints.saved_steps("automodel", copy.run_dir() / "train/checkpoints")
         if number == signal.SIGTERM:
             # nemo-automodel answers with a checkpoint of the step it is at.
             assert process.returncode == 75, out
@@ -120,7 +121,7 @@ def test_the_last_time_limit_of_a_link(copy: Repo) -> None:
     process = link(copy, LINK_END=1)
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 75 and "the link is over after step 1" in out, out
-    assert list(train.saved_steps(copy.run_dir() / "train/checkpoints")) in ([1], [2])
+    assert list(checkpoints.saved_steps("automodel", copy.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
 def test_a_run_killed_between_its_last_save_and_its_record(finished: Repo) -> None:
@@ -167,7 +168,7 @@ def test_learning_rate_follows_the_recipe(trained: Repo) -> None:
     """Warm-up from WARMUP_INIT over WARMUP steps, cosine to MIN_LR at the last step: computed here."""
     import math
 
-    rows = train.losses(trained.run_dir() / "train/checkpoints")
+    rows = checkpoints.losses(trained.run_dir() / "train/checkpoints")
     for step, row in rows.items():
         n = step  # the engine logs the rate after the scheduler's step
         wanted = 1e-3 * n / 5 if n <= 5 else 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (n - 5) / 55)) / 2
@@ -183,7 +184,7 @@ def test_every_loss_is_of_the_answers_alone(trained: Repo) -> None:
     tokenizer = AutoTokenizer.from_pretrained(trained.work / "models/mini")
     rows = SftDataset(str(trained.work / "data/mini/round1/all.jsonl"), 256, "<|im_end|>", tokenizer)
     counts = sorted(sum(label >= 0 for label in rows[i]["labels"]) for i in range(len(rows)))
-    logged = [row["num_label_tokens"] for row in train.losses(trained.run_dir() / "train/checkpoints").values()]
+    logged = [row["num_label_tokens"] for row in checkpoints.losses(trained.run_dir() / "train/checkpoints").values()]
     # 260 rows: 32 steps of 8 rows and, as nemo-automodel does at the end of an epoch, one of what is left.
     assert len(rows) == 260 and sum(logged[:33]) == sum(counts), "an epoch sees each row once"
     whole = [n for i, n in enumerate(logged, 1) if i % 33]

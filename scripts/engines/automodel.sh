@@ -1,6 +1,9 @@
 # shellcheck shell=bash
 # Engine automodel: nemo-automodel under torchrun, one launcher per node, on one machine or under Slurm.
 
+# engine_convert STEP TARGET: nothing to do: the engine writes an export with every checkpoint.
+engine_convert() { :; }
+
 # engine_train: run one link; returns the launcher's status. Its whole output goes to a log of its own.
 engine_train() {
     local launch=() head cpus status file

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# nemo-rl-inside.sh WORD...: what of engine nemo-rl runs inside its image.
+#
+# train OVERRIDES                run_sft.py with a file of overrides, one a line
+# cache MODEL TARGET             a Hugging Face folder as a Megatron checkpoint
+# convert STEP TARGET            a Megatron checkpoint as a Hugging Face folder
+#
+# Environment: NEMO_RL_DIR; LINK_END (when the link has to have saved, in seconds since the
+# epoch). Beside OVERRIDES lies `reserve`: the seconds of what is left then that are not for training.
+set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then
+    sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//p}' "$0"
+    exit 0
+fi
+cd -- "${NEMO_RL_DIR:-/opt/nemo-rl}"
+
+# The image keeps a virtual environment for each kind of worker (v0.7.0 nemo_rl/utils/prefetch_venvs.py); what uses
+# Megatron outside of one takes the Megatron worker's.
+megatron=${NEMO_RL_VENV_DIR:-/opt/ray_venvs}/nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker
+python_with_megatron() {
+    if [[ -x $megatron/bin/python ]]; then "$megatron/bin/python" "$@"; else uv run --extra mcore python "$@"; fi
+}
+
+# must_save_by RESERVE: the link's time left as NeMo-RL counts it, from when training starts: DD:HH:MM:SS.
+must_save_by() {
+    local left=$((LINK_END - $(date +%s) - $1))
+    ((left > 0)) || left=1 # one step
+    printf '%02d:%02d:%02d:%02d' $((left / 86400)) $((left / 3600 % 24)) $((left / 60 % 60)) $((left % 60))
+}
+
+case ${1:-} in
+    train)
+        mapfile -t overrides <"$2"
+        if [[ -n ${LINK_END:-} ]]; then
+            for i in "${!overrides[@]}"; do
+                if [[ ${overrides[i]} == checkpointing.checkpoint_must_save_by=* ]]; then
+                    overrides[i]=checkpointing.checkpoint_must_save_by=\'$(must_save_by "$(<"${2%/*}/reserve")")\'
+                fi
+            done
+        fi
+        exec python examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
+        ;;
+    cache)
+        python_with_megatron - "$2" "$3" <<'PYTHON'
+import sys
+
+from nemo_rl.models.megatron.community_import import import_model_from_hf_name
+
+import_model_from_hf_name(sys.argv[1], sys.argv[2])
+PYTHON
+        ;;
+    convert)
+        # Its own configuration names the model, hence RoPE and tokenizer, that the step was trained from.
+        python_with_megatron examples/converters/convert_megatron_to_hf.py --config "$2/config.yaml" \
+            --megatron-ckpt-path "$2/policy/weights/iter_0000000" --hf-ckpt-path "$3"
+        ;;
+    *) echo "error: there is no '${1:-}'; it is train, cache or convert" >&2 && exit 2 ;;
+esac

@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Engine nemo-rl: NeMo-RL's run_sft.py on a Ray cluster inside the Slurm job, in its container.
+# shellcheck source=scripts/runtime.sh
+. "$ROOT/scripts/runtime.sh"
+
+# nemo_rl_env: what NeMo-RL reads from the environment, so that nothing of it stands on a command line.
+nemo_rl_env() {
+    local folders
+    mapfile -t folders < <(stage nemo_rl_link cache)
+    wait $! || exit 1
+    START=${folders[0]} CACHE=${folders[1]} # keyed by the model's content: see python/nemo_rl_link.py
+    export NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR=${NEMO_RL_DIR:-/opt/nemo-rl}
+    export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 NRL_CONTAINER=1
+    if [[ -n ${NET_IFNAME:-} ]]; then export GLOO_SOCKET_IFNAME=$NET_IFNAME NCCL_SOCKET_IFNAME=$NET_IFNAME; fi
+    if [[ -n ${PROFILE_STEPS:-} ]]; then # v0.7.0 nemo_rl/utils/nsys.py
+        [[ $PROFILE_STEPS =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
+        export PROFILE_STEPS NRL_NSYS_PROFILE_STEP_RANGE=$PROFILE_STEPS NRL_NSYS_WORKER_PATTERNS='*policy*'
+    fi
+}
+
+# engine_cache: the base model in Megatron's format, converted once, on one node, before any training link.
+engine_cache() {
+    nemo_rl_env
+    if [[ $BACKEND != megatron ]]; then
+        log "cache: BACKEND=$BACKEND needs none"
+        return
+    fi
+    if [[ -d $CACHE/iter_0000000 ]]; then
+        log "cache: $CACHE is already there"
+        return
+    fi
+    rm -rf -- "$CACHE" "$NRL_MEGATRON_CHECKPOINT_DIR"/.part-*
+    mkdir -p -- "$NRL_MEGATRON_CHECKPOINT_DIR"
+    container nemo-rl
+    export PART=$NRL_MEGATRON_CHECKPOINT_DIR/.part-${SLURM_JOB_ID:-local}
+    log "cache: converting $START for Megatron"
+    run_inside cache "$START" "$PART" || die "$START could not be converted for Megatron (status $?); see above"
+    [[ -d $PART/iter_0000000 ]] || die "the converter wrote no $PART/iter_0000000; see above"
+    mv -T -- "$PART" "$CACHE"
+    log "cache: $CACHE"
+}
+
+# engine_convert STEP TARGET: one checkpoint as a Hugging Face folder, as NeMo-RL's own converter writes it. On FSDP2
+# there is an export in every checkpoint.
+engine_convert() {
+    local saved=$RUN/train/checkpoints/step_$1
+    [[ $BACKEND == megatron ]] || return 0
+    mkdir -p -- "${2%/*}"
+    nemo_rl_env
+    container nemo-rl
+    run_inside convert "$saved" "$2" || die "NeMo-RL's converter failed for step $1 (status $?); see above"
+}
+
+# run_inside WORD...: one process in the container, on this node.
+run_inside() {
+    local launch=()
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(srun --nodes=1 --ntasks=1 --overlap "${SRUN_CONTAINER[@]}"); fi
+    "${launch[@]}" "${BOX[@]}" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" "$@"
+}
+
+# engine_train: run one link; returns the status of the Slurm step, which is the driver's.
+engine_train() {
+    local head ip status=0 watcher logs
+    [[ -n ${SLURM_JOB_ID:-} ]] || usage "engine nemo-rl runs in a Slurm job; use LAUNCHER=slurm, also on a single node"
+    [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
+        usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
+    ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
+        usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
+    nemo_rl_env
+    container nemo-rl
+    if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
+        die "the base model is not converted for Megatron; run: make cache MODEL=$MODEL ROUND=$ROUND"
+    fi
+    logs=$RUN/train/logs/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
+    mkdir -p -- "$logs"
+    stage nemo_rl_link open --logs "$logs" --keep "${KEEP_CHECKPOINTS:-saved}"
+    RAY_CANARY=$SLURM_JOB_ID-$RANDOM$RANDOM
+    printf '%s\n' "$RAY_CANARY" >"$logs/canary"
+
+    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
+    [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
+    export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS=${RAY_CPUS:-$SLURM_CPUS_ON_NODE}
+    log "train: logs $logs"
+    "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
+    watcher=$!
+    srun --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" --gpus-per-node="$GPUS_PER_NODE" \
+        --kill-on-bad-exit=1 --wait=60 --output="$logs/node-%t.log" "${SRUN_CONTAINER[@]}" "${BOX[@]}" \
+        bash "$ROOT/scripts/ray.sh" "$logs" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" train "$logs/overrides" || status=$?
+    [[ -f $logs/end || -f $logs/failed ]] || printf 'the step ended with status %s; see %s/node-*.log\n' "$status" "$logs" >"$logs/failed"
+    wait "$watcher" || true
+    stage nemo_rl_link close --logs "$logs"
+    if [[ -f $logs/failed ]]; then
+        if ((status == 0)); then status=1; fi
+        if [[ -f $logs/driver.log ]]; then grep -aE '(Error|Exception|Killed)' "$logs/driver.log" | tail -n 3 | cut -c 1-300; fi
+        REASON=$(<"$logs/failed")
+    fi
+    return "$status"
+}

@@ -1,0 +1,137 @@
+"""Test double of NeMo-RL v0.7.0's examples/run_sft.py; see README.md beside examples/.
+
+STANDIN_STEP: seconds a step takes (0.05). STANDIN_EXIT: end with this status after STANDIN_AFTER steps (1).
+"""
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import ray
+import yaml
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from nemo_rl.models.megatron import community_import as weights
+
+
+def load(path: str, overrides: list[str]) -> dict:
+    """The configuration with Hydra's overrides in strict mode: a bare key must be there, one with + must not."""
+    for name, function in {"mul": lambda *a: a[0] * a[1]}.items():
+        OmegaConf.register_new_resolver(name, function, replace=True)
+    config = OmegaConf.load(path)
+    OmegaConf.set_struct(config, True)
+    ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(overrides), config)
+    return OmegaConf.to_container(config, resolve=True)
+
+
+def seconds(text: str) -> int:
+    parts = [int(part) for part in text.split(":")]
+    if len(parts) != 4:
+        raise ValueError(f"{text} is not DD:HH:MM:SS")
+    return ((parts[0] * 24 + parts[1]) * 60 + parts[2]) * 60 + parts[3]
+
+
+@ray.remote(num_gpus=1, num_cpus=0)
+class Worker:
+    """One GPU's process."""
+
+    def place(self) -> tuple[str, str]:
+        """Node and GPU that Ray has given it."""
+        return socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
+
+    def train(self, step: int) -> int:
+        return step
+
+
+def save(folder: Path, step: int, state: dict, config: dict) -> None:
+    temporary, final, old = folder / f"tmp_step_{step}", folder / f"step_{step}", folder / f"old_step_{step}"
+    temporary.mkdir(parents=True, exist_ok=True)
+    (temporary / "training_info.json").write_text(json.dumps(state))
+    (temporary / "config.yaml").write_text(yaml.safe_dump(config))
+    weights.write_step(config["policy"]["model_name"], step, temporary / "policy/weights/iter_0000000")
+    if config["checkpointing"]["save_optimizer"]:
+        (temporary / "policy/weights/iter_0000000/common.pt").write_text("optimizer")
+    (temporary / "train_dataloader.pt").write_text(str(step))
+    if final.exists():
+        final.rename(old)
+        temporary.rename(final)
+        shutil.rmtree(old)
+    else:
+        temporary.rename(final)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", required=True)
+    args, overrides = parser.parse_known_args()
+    config = load(args.config, overrides)
+    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    cluster, checkpointing = config["cluster"], config["checkpointing"]
+    gpus = cluster["num_nodes"] * cluster["gpus_per_node"]
+    print("\n▶ Setting up compute cluster...")
+    if (there := int(ray.cluster_resources().get("GPU", 0))) != gpus:
+        sys.exit(f"ValueError: the cluster has {there} GPUs, the configuration {gpus}")
+    workers = [Worker.remote() for _ in range(gpus)]
+    places = sorted(ray.get([worker.place.remote() for worker in workers]))
+    print(f"  ✓ Ray cluster initialized with {cluster['num_nodes']} nodes")
+    print("places:", " ".join(f"{host}/{gpu}" for host, gpu in places))
+
+    folder = Path(checkpointing["checkpoint_dir"])
+    found = [int(p.name[5:]) for p in folder.glob("step_*") if p.name[5:].isdigit()]
+    last, state = max(found, default=0), {"epoch": 0, "step": 0, "total_steps": 0, "consumed_samples": 0}
+    if last:
+        path = folder / f"step_{last}"
+        state = json.loads((path / "training_info.json").read_text())
+        if not (path / "policy/weights/iter_0000000/common.pt").exists():
+            warnings.warn(f"Optimizer state not found at {path}. Optimizer will be freshly initialized.", stacklevel=2)
+    if not weights.cached(config["policy"]["model_name"]):
+        sys.exit("RuntimeError: the base model would be converted by every link")
+    with open(config["data"]["train"]["data_path"], encoding="utf-8") as file:
+        rows = sum(1 for _ in file)
+    per_epoch, most = rows // config["policy"]["train_global_batch_size"], config["sft"]["max_num_steps"]
+    print("\n" + "=" * 60 + "\n" + " " * 18 + "SETUP COMPLETE\n" + "=" * 60 + "\n")
+
+    limit = seconds(checkpointing["checkpoint_must_save_by"]) if checkpointing["checkpoint_must_save_by"] else None
+    start, pace, made = time.time(), float(os.environ.get("STANDIN_STEP", "0.05")), 0
+    while state["total_steps"] < most:
+        begun = time.time()
+        current = state["total_steps"] % per_epoch
+        print(f"\n{'=' * 25} Step {current + 1}/{min(per_epoch, most)} {'=' * 25}")
+        ray.get([worker.train.remote(current) for worker in workers])
+        time.sleep(pace)
+        made += 1
+        step = state["total_steps"] + 1
+        timeout = limit is not None and time.time() - start + (time.time() - start) / made >= limit
+        state |= {"total_steps": step, "step": step % per_epoch, "consumed_samples": state["consumed_samples"] + 1}
+        saving = time.time()
+        if step % checkpointing["save_period"] == 0 or step == most or timeout:
+            print(f"Saving checkpoint for step {step}...")
+            save(folder, step, state, config)
+        took = time.time() - saving
+        print("\n📊 Training Results:")
+        print(f"  • Loss: {2.0 / (1 + step / 10):.4f}")
+        print("\n⏱️  Timing:")
+        print(f"  • Total step time: {time.time() - begun:.2f}s")
+        print(f"  • policy_training: {pace:.2f}s (90.0%)")
+        if took > 0.001:
+            print(f"  • checkpointing: {took:.2f}s (10.0%)")
+        if "STANDIN_EXIT" in os.environ and made >= int(os.environ.get("STANDIN_AFTER", "1")):
+            print("RuntimeError: STANDIN_EXIT", flush=True)
+            os._exit(int(os.environ["STANDIN_EXIT"]))
+        if timeout:
+            print("Timeout has been reached, stopping training early", flush=True)
+            return
+    print("Max number of steps has been reached, stopping training early", flush=True)
+
+
+if __name__ == "__main__":
+    main()
