@@ -70,9 +70,7 @@ class Shape:
     @property
     def parameters(self) -> int:
         """All parameters, as transformers counts them: layers, experts, final norm, embedding, output projection."""
-        return (
-            self.layer_parameters + self.expert_parameters + self.hidden + self.embedding * (1 if self.tied else 2)
-        )
+        return self.layer_parameters + self.expert_parameters + self.hidden + self.embedding * (1 if self.tied else 2)
 
     @property
     def matmul_parameters(self) -> int:
@@ -109,9 +107,7 @@ def from_config(config: Config, where: object) -> Shape:
     if kind not in ("llama", "qwen2", "qwen3", "qwen3_moe"):
         raise Failure(f"{where}: model_type {kind} is not known to python/shapes.py; add its parameters there")
     try:
-        layers, hidden, heads = (
-            int(config[k]) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads")
-        )
+        layers, hidden, heads = (int(config[k]) for k in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
         bias, qwen3 = bool(config.get("attention_bias")), kind.startswith("qwen3")
         experts = int(config.get("num_experts") or config.get("num_local_experts") or 0) if kind == "qwen3_moe" else 0
         every, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
