@@ -75,14 +75,15 @@ def memory(shape: Shape, recipe: Recipe, layout: Layout, micro_batches: int) -> 
     megatron: weights 2 and gradients 2 bytes a parameter (bfloat16; grad_reduce_in_fp32 is false in NeMo-RL v0.7.0's
     examples/configs/sft.yaml), and the distributed optimizer's float32 weights and two moments, 12 bytes, over the
     DP CP GPUs with the same weights (Megatron Core's guide, "Distributed Optimizer"; megatron/core/optimizer), an
-    expert's over GPUs / (EP PP). NeMo-RL's precision-aware optimizer may keep 10 of those 12, and none of the copies
-    of gradients that make Megatron's own table 4 + 16/d.
+    expert's over GPUs / (EP PP). NeMo-RL's precision-aware optimizer may keep 10 of those 12 (store_param_remainders),
+    and needs no float32 copy of the gradients, which makes that guide's table say 4 + 16/d.
     fsdp: weights, gradients and two moments in float32 (NeMo-RL keeps float32 weights, v0.7.0 nemo_rl/models/
     automodel/setup.py:330) or, for nemo-automodel, in DTYPE, all over the DP CP GPUs; and gathered at a time, in
     bfloat16, two layers and both ends.
     Activations: SEQ_LEN MICRO_BATCH / CP tokens in activation_bytes a layer, in as many micro-batches at a time as the
-    first pipeline stage holds, min(PP, micro_batches); with ACTIVATION_CHECKPOINTING 2h a token and layer, and one
-    layer whole. Both ends keep 6h. Logits: V / TP a token, LOGIT_BYTES each, on the last stage.
+    first pipeline stage holds, min(PP, micro_batches); with ACTIVATION_CHECKPOINTING (full, layer by layer:
+    v0.7.0 nemo_rl/models/megatron/setup.py:793-798) 2h a token and layer, and one layer whole. Both ends keep 6h.
+    Logits: V / TP a token, LOGIT_BYTES each, on the last stage.
     Sequence parallelism is assumed for megatron with TP > 1. Eager norms and a fragmented allocator add to it.
     """
     tp, pp, ep, shard = layout.tp, layout.pp, layout.ep, layout.dp * layout.cp

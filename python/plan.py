@@ -215,7 +215,8 @@ def chain(steps: int, pace: float, limit: float, bring_up: float, reserve: float
 
 
 def timing(pace: float, recipe: recipes.Recipe, gpus: int, limit: float, bring_up: float, reserve: float) -> dict:
-    """What a pace (seconds a step) makes of the run. hours: of the links, each with its bring-up, without the queue.
+    """What a pace (seconds a step) makes of the run. hours: of the links, each with its bring-up, without the
+    queue and the saves.
 
     jobs: links plus one spare, for one that is lost; a job that finds the run finished ends in seconds.
     """
@@ -302,6 +303,11 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
     if measured := measured_pace(paths.train / "links.jsonl", args.bring_up):
         plan["time"]["measured"] = column(measured[0]) | {"source": measured[1]}
     if on_gpu:
+        if recipe["PACKING"] == "true" and data.bins < layout.dp:
+            notes.append(
+                f"a batch fills {data.bins:,} sequences for {layout.dp} replicas: each has less to do at a time than "
+                "the MFU supposes; fewer NODES would do"
+            )
         if limit is None:
             notes.append("no time limit given: all in one link; set SBATCH_TIMELIMIT in cluster.env")
         gpu_warnings(plan, shape, layout, int(recipe["GPUS_PER_NODE"]), recompute, args, bound)
@@ -333,6 +339,7 @@ def gpu_warnings(
         warnings.append(f"memory: {what}; {', '.join(remedies)}")
     if layout.tp > per_node:
         warnings.append(f"TP={layout.tp} reaches beyond a node of {per_node} GPUs, over a slow network; lower TP")
+    # Megatron Core 0.15 divides the key-value heads, too (core/transformer/attention.py, num_query_groups).
     if shape.kv_heads % layout.tp or shape.heads % layout.tp:
         warnings.append(
             f"TP={layout.tp} does not divide {shape.heads} heads and {shape.kv_heads} key-value heads; lower TP"
