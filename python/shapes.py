@@ -147,7 +147,7 @@ def _config(kind: str, layers: int, hidden: int, heads: int, kv: int, ffn: int, 
 
 
 # Source of each: config.json of the repository on huggingface.co. A test holds the parameters that follow against the
-# number that the repository's page states.
+# number in the repository's safetensors.
 PUBLISHED = {
     "Qwen/Qwen2.5-1.5B": _config("qwen2", 28, 1536, 12, 2, 8960, 151936, tie_word_embeddings=True),
     "Qwen/Qwen2.5-7B": _config("qwen2", 28, 3584, 28, 4, 18944, 152064),

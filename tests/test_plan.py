@@ -63,7 +63,7 @@ def test_the_toys_parameters_by_hand() -> None:
 
 @pytest.mark.parametrize(
     "name,count",
-    [  # as the repositories' pages on huggingface.co state them
+    [  # as the safetensors of these repositories hold them
         ("Qwen/Qwen2.5-Math-1.5B", 1_543_714_304),
         ("Qwen/Qwen2.5-Math-7B", 7_615_616_512),
         ("Qwen/Qwen2.5-14B", 14_770_033_664),
@@ -76,6 +76,13 @@ def test_the_toys_parameters_by_hand() -> None:
 def test_published_shapes_have_the_published_parameters(name: str, count: int) -> None:
     known = shapes.published(name)
     assert known and known[1].parameters == count == meta_parameters(shapes.PUBLISHED[known[0]])
+
+
+def test_the_experts_that_work_on_a_token() -> None:
+    """Qwen3-30B-A3B's 3,353,032,704 active parameters: what multiplies a token, the embedding, and the norms."""
+    shape = shapes.from_config(shapes.PUBLISHED["Qwen/Qwen3-30B-A3B"], "")
+    norms = 48 * (2 * 2048 + 2 * 128) + 2048
+    assert shape.matmul_parameters + shape.embedding + norms == 3_353_032_704
 
 
 def meta_parameters(config: dict[str, Any]) -> int:
