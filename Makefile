@@ -9,7 +9,7 @@ export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
-  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
+  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -29,7 +29,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow bench setup show show-make data sft-data report inspect model train convert average eval results status clean
+.PHONY: help demo test test-slow bench setup show show-make plan data sft-data report inspect model train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -42,6 +42,8 @@ setup: ## build .venv from the pinned requirements; every target that needs it c
 	@scripts/setup.sh
 show: need-model ## print a recipe
 	@python3 python/recipe.py "$$MODEL" "$$ROUND"
+plan: need-model ## tokens, FLOPs, GPU hours, jobs, memory and disk that a recipe will take
+	@scripts/plan.sh "$$MODEL" "$$ROUND"
 show-make: need-model
 	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 
