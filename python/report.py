@@ -27,7 +27,7 @@ from lib import (
     run,
     write_done,
 )
-from openmath import END_OF_TURN
+from openmath import ENDS
 from parallel import Workers, cores
 
 SAMPLE = 2000
@@ -54,10 +54,13 @@ def counter(folder: Path) -> Any:
 
 
 def count(task: tuple[Path, Path, str, list[int]]) -> Lengths:
-    """Lengths of the rows at some offsets of a JSONL file. Raises Failure naming the row."""
+    """Lengths of the rows at some offsets of a JSONL file. Raises Failure naming the row.
+
+    task: file, tokenizer, the token after which the engine cuts an answer ("": it does not), offsets in bytes.
+    """
     import orjson
 
-    path, tokenizer, engine, offsets = task
+    path, tokenizer, end, offsets = task
     tokens, found = counter(tokenizer), Lengths([], [])
     with open(path, "rb") as file:
         for offset in offsets:
@@ -65,8 +68,8 @@ def count(task: tuple[Path, Path, str, list[int]]) -> Lengths:
             try:
                 row = orjson.loads(file.readline())
                 prompt, answer = row["input"], row["output"]
-                if engine == "automodel":  # which leaves out what the template writes after the end of turn
-                    answer = answer[: answer.rindex(END_OF_TURN) + len(END_OF_TURN)]
+                if end:
+                    answer = answer[: answer.rindex(end) + len(end)]
                 found.prompt.append(tokens.count(prompt))
                 found.answer.append(tokens.count(answer))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -245,7 +248,9 @@ def main() -> None:
             shutil.rmtree(paths.report)
 
     offsets, whole = choose(path, done, most, int(recipe["SEED"]))
-    tasks = [(path, tokenizer, recipe["ENGINE"], offsets[i : i + TASK_ROWS]) for i in range(0, len(offsets), TASK_ROWS)]
+    # automodel leaves out what the template writes after the end of turn.
+    end = ENDS[recipe["CHAT"]] if recipe["ENGINE"] == "automodel" else ""
+    tasks = [(path, tokenizer, end, offsets[i : i + TASK_ROWS]) for i in range(0, len(offsets), TASK_ROWS)]
     progress, counted = Progress("report: rows counted", len(offsets)), 0
     results: dict[int, Lengths] = {}
     with Workers(cores(args.workers)) as workers:
@@ -254,7 +259,7 @@ def main() -> None:
             counted += len(lengths.prompt)
             progress.show(counted)
         longest = [row["offset"] for row in done.get("longest", [])]
-        extreme = count((path, tokenizer, recipe["ENGINE"], longest)).total if longest and not whole else []
+        extreme = count((path, tokenizer, end, longest)).total if longest and not whole else []
     found = Lengths([], [])
     for first in sorted(results):
         found.prompt += results[first].prompt

@@ -31,7 +31,7 @@ from lib import (
     write_done,
     write_json,
 )
-from openmath import END_OF_TURN
+from openmath import ENDS
 
 CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
 
@@ -105,7 +105,7 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
             "_target_": "dataset.SftDataset",
             "path": str(paths.data / "all.jsonl"),
             "seq_len": int(recipe["SEQ_LEN"]),
-            "end_of_turn": END_OF_TURN,
+            "end_of_turn": ENDS[recipe["CHAT"]],
         },
         "dataloader": {
             "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",

@@ -88,7 +88,7 @@ BROKEN = {  # name: (file, old, new, words of the message)
         "GLOBAL_BATCH=6",
         "GLOBAL_BATCH=6 does not divide",
     ),
-    "experts that do not divide": ("common.env", "\nEP=1", "\nEP=2", "does not divide by EP=2"),
+    "experts that do not divide": ("mini.env", "\nEP=1", "\nEP=2\nETP=1", "do not divide by ETP*EP*PP=2"),
     "a step never saved": ("mini.round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
     "a step after the end": ("mini.round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
     "a step twice": ("mini.round1.env", "=40,50,60", "=40,50,50", "must ascend"),
