@@ -9,7 +9,7 @@ export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
-  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
+  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN ENGINE_CONFIG JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -40,8 +40,8 @@ demo: setup ## the whole chain on a tiny model, on this machine, without a GPU
 	@scripts/demo.sh
 setup: ## build .venv from the pinned requirements; every target that needs it calls it
 	@scripts/setup.sh
-show: need-model ## print a recipe
-	@python3 python/recipe.py "$$MODEL" "$$ROUND"
+show: need-model ## print a recipe; ENGINE_CONFIG=1: the engine's own configuration of it
+	@scripts/show.sh "$$MODEL" "$$ROUND"
 show-make: need-model
 	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 

@@ -84,7 +84,7 @@ def check_same_tensors(folder: Path, reference: Path) -> dict[str, tuple[Path, t
 
 
 def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
-    """Make `folder`'s config, generation config and tokenizer stop at the trained token `end_of_turn`; returns its id."""
+    """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)

@@ -235,7 +235,7 @@ def main() -> None:
             return
         raise Failure(f"{tokenizer} has no tokenizer.json; run: make model {again}")
     most = args.rows or done["rows"]["all"]
-    names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "SEED")
+    names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "CHAT", "SEED")
     keys = {k: recipe[k] for k in names} | {"REPORT_ROWS": str(args.rows)}
     inputs = {"data": done["outputs"]["all.jsonl"], "tokenizer": counter(tokenizer).sha256}
     if (paths.report / "DONE").is_file():

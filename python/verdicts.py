@@ -207,9 +207,8 @@ def judge_template(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
 def judge_rope(recipe: recipes.Recipe, folder: Path, longest: Row, again: str) -> Verdict:
     """config.json's theta and positions against the recipe and the positions that the longest row needs."""
     try:
-        theta, positions = rope_of(
-            read_json(folder / "config.json"), folder / "config.json", "ROPE_THETA" not in recipe
-        )
+        config = read_json(folder / "config.json")
+        theta, positions = rope_of(config, folder / "config.json", scaled="ROPE_THETA" not in recipe)
     except Failure as failure:
         return WRONG, str(failure)
     has = f"theta {theta:g} with {positions:,} positions"

@@ -316,9 +316,8 @@ def test_eos_is_told_of_all_three(copy: Repo, inspect: Inspect) -> None:
     assert "none in generation_config.json" in judge_eos(tokenizer, folder, config, END_OF_TURN)[1]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     tokenizer.eos_token = END_OF_TURN
-    assert judge_eos(tokenizer, folder, config | {"eos_token_id": end}, END_OF_TURN)[1].endswith(
-        "with it the answers end"
-    )
+    _, words = judge_eos(tokenizer, folder, config | {"eos_token_id": end}, END_OF_TURN)
+    assert words.endswith("with it the answers end")
     # That of another model, as when a tokenizer was replaced.
     change(folder / "config.json", eos_token_id=151643)
     output, error = inspect(copy)
