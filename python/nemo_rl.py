@@ -334,9 +334,7 @@ def logger(link: Link) -> dict[str, Any]:
     if not link.wandb:
         return keys
     if not RUN_ID.fullmatch(link.run_id):
-        usage(
-            f"{link.run_id!r} is no run id for wandb; give one, the same in all links, of letters, digits, '.', '_', '-'"
-        )
+        usage(f"{link.run_id!r} is no run id for wandb; give letters, digits, '.', '_', '-', the same in all links")
     wandb = {"project": link.wandb, "name": link.run_id, "id": link.run_id, "resume": "allow"}
     return keys | {f"logger.wandb.{key}": value for key, value in wandb.items()}
 

@@ -31,6 +31,7 @@ from lib import (
     write_done,
     write_json,
 )
+from nemo_rl import check_epochs
 from openmath import ENDS
 
 CHECKPOINT = re.compile(r"epoch_\d+_step_(\d+)")
@@ -142,6 +143,8 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
     if data["rows"]["all"] < int(recipe["GLOBAL_BATCH"]):
         rows, batch = data["rows"]["all"], recipe["GLOBAL_BATCH"]
         raise Failure(f"{paths.data} has {rows} rows, which do not fill one GLOBAL_BATCH={batch}; prepare more data")
+    if "MAX_EPOCHS" in recipe:
+        check_epochs(recipe, data["rows"]["all"])
     model = read_done(paths.start, f"run: make model {again}" if paths.start == paths.base else "finish round 1 first")
     for folder, done, stage in ((paths.data, data, "data"), (paths.start, model, "model")):
         for name, size in done["bytes"].items():

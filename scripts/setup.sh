@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
-# setup.sh [test]: build .venv from the pins in docker/requirements.txt; with "test" add docker/requirements-test.txt.
+# setup.sh [test]: build .venv from the pins in docker/requirements.txt; with "test" add docker/requirements-test.txt,
+# and beside the packages, in .venv/hydra, docker/requirements-hydra.txt: NeMo-RL's own parser of overrides, which wants
+# another antlr4 than our grader.
 # Does nothing when it is built already from these very pins.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -7,9 +9,9 @@ help_on_request "$@"
 [[ $# == 0 || $* == test ]] || usage 'wrong argument; usage: setup.sh [test]'
 VENV=${VENV:-$ROOT/.venv}
 
-# install FILE MARK: the pins of FILE, without a resolver: the file lists every package there is to be.
+# install FILE [OPTION...]: the pins of FILE, without a resolver: the file lists every package there is to be.
 install() {
-    "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --requirement "$1" 2>"$VENV/pip.log" ||
+    "$VENV/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps "${@:2}" --requirement "$1" 2>"$VENV/pip.log" ||
         die "pip could not install $1: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
 }
 
@@ -43,9 +45,11 @@ if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
 fi
 
 if [[ ${1:-} == test ]]; then
-    want=$(sha256sum <"$ROOT/docker/requirements-test.txt")
+    want=$(cat "$ROOT"/docker/requirements-{test,hydra}.txt | sha256sum)
     if [[ ! -f $VENV/PINS-test || $(<"$VENV/PINS-test") != "$want" ]]; then
         install "$ROOT/docker/requirements-test.txt"
+        rm -rf -- "$VENV/hydra"
+        install "$ROOT/docker/requirements-hydra.txt" --target "$VENV/hydra"
         printf '%s\n' "$want" >"$VENV/PINS-test"
     fi
 fi
