@@ -211,7 +211,8 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     tokenizer.add_special_tokens({"additional_special_tokens": [ENDS["llama3"]]})
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
-    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {"original_max_position_embeddings": 8192}
     config |= {"rope_parameters": {"rope_theta": 500000.0, **scaling}}
     config.pop("rope_theta", None)
     (folder / "config.json").write_text(json.dumps(config))

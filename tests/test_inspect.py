@@ -26,6 +26,7 @@ from verdicts import difference, judge_eos, turns
 Inspect = Callable[..., tuple[str, str]]
 # As NeMo-RL trains the Qwens, on 8 GPUs: 2 replicas, and rows padded to multiples of 8.
 NEMO_RL = {"ENGINE": "nemo-rl", "DEVICE": "gpu", "GPUS_PER_NODE": 8, "CP": 2, "TP": 2}
+NEMO_RL |= {"BACKEND": "megatron", "ACTIVATION_CHECKPOINTING": "false", "MAX_EPOCHS": 100}
 NEMO_RL |= {"PACKING": "true", "MICRO_BATCH": 1}
 
 
