@@ -31,16 +31,16 @@ ADDED: dict[str, tuple[type, str]] = {
     "policy.scheduler": (list, "nemo_rl/models/automodel/setup.py:824-848"),
     "checkpointing.model_save_format": (str, "nemo_rl/utils/checkpoint.py:100"),
     "checkpointing.save_consolidated": (bool, "nemo_rl/utils/checkpoint.py:101"),
-    "logger.wandb.id": (str, "nemo_rl/utils/logger.py:218-222, passed to wandb.init"),
-    "logger.wandb.resume": (str, "nemo_rl/utils/logger.py:218-222, passed to wandb.init"),
+    "logger.wandb.id": (str, "nemo_rl/utils/logger.py:209, passed to wandb.init"),
+    "logger.wandb.resume": (str, "nemo_rl/utils/logger.py:209, passed to wandb.init"),
 }
 # Keys and whole sections that may be null though their default is not: where null is looked at.
 NULLABLE = {
-    "checkpointing.keep_top_k": "nemo_rl/utils/checkpoint.py: all checkpoints stay",
-    "checkpointing.metric_name": "nemo_rl/algorithms/sft.py: no metric ranks the checkpoints",
-    "data.validation": "examples/run_sft.py:111: no validation set",
-    "policy.optimizer": "nemo_rl/models/policy/__init__.py: Megatron has its own",
-    "policy.tokenizer.chat_template": "nemo_rl/algorithms/utils.py: contents are joined as they are",
+    "checkpointing.keep_top_k": "nemo_rl/utils/checkpoint.py:281: all checkpoints stay",
+    "checkpointing.metric_name": "nemo_rl/algorithms/sft.py:541: no metric ranks the checkpoints",
+    "data.validation": "examples/run_sft.py:121: no validation set",
+    "policy.optimizer": "examples/configs/recipes/llm/sft-llama3.1-8b-1n8g-megatron-seqpack.yaml: Megatron has its own",
+    "policy.tokenizer.chat_template": "nemo_rl/algorithms/utils.py:374: contents are joined as they are",
 }
 # Keys whose default is null: the type of any other value.
 NULL_DEFAULT: dict[str, type] = {"checkpointing.checkpoint_must_save_by": str}
@@ -75,7 +75,7 @@ class Link:
 
 
 def validate_must_save_by(text: str) -> str:
-    """`text` if NeMo-RL can read it: four numbers (v0.7.0 nemo_rl/utils/timer.py). Raises Failure (status 2).
+    """`text` if NeMo-RL can read it: four numbers (v0.7.0 nemo_rl/utils/timer.py:260). Raises Failure (status 2).
 
     Slurm's own D-HH:MM:SS, and no time at all, would end the link when training starts.
     """
@@ -87,8 +87,9 @@ def validate_must_save_by(text: str) -> str:
 def base_cache(paths: recipes.Paths, model_sha256: str) -> Path:
     """Where Megatron's form of the base model is kept, for NRL_MEGATRON_CHECKPOINT_DIR.
 
-    NeMo-RL names what it keeps there by path alone (v0.7.0 nemo_rl/models/megatron/setup.py), so that a model which was
-    patched after a first run would be ignored. model_sha256: of the outputs in the DONE of what training starts from.
+    NeMo-RL names what it keeps there by the model's path alone (v0.7.0 nemo_rl/models/megatron/setup.py:446-456): of a
+    model that was patched after a first run it would take the old form. model_sha256: of the outputs in the DONE of
+    what training starts from.
     """
     return paths.work / "models" / ".megatron" / f"{paths.base.name}-{model_sha256[:12]}"
 
@@ -96,7 +97,7 @@ def base_cache(paths: recipes.Paths, model_sha256: str) -> Path:
 def check_epochs(recipe: recipes.Recipe, rows: int) -> None:
     """Raise Failure where MAX_EPOCHS over `rows` rows end before STEPS: AVERAGE_STEPS would never be saved."""
     batch, epochs, steps = (int(recipe[k]) for k in ("GLOBAL_BATCH", "MAX_EPOCHS", "STEPS"))
-    most = rows // batch * epochs  # an epoch ends with its last whole batch (v0.7.0 nemo_rl/algorithms/sft.py)
+    most = rows // batch * epochs  # an epoch ends with its last whole batch (v0.7.0 nemo_rl/algorithms/sft.py:160)
     if most < steps:
         raise Failure(
             f"MAX_EPOCHS={epochs} over {rows:,} rows end after {most:,} steps, before STEPS={steps:,}; "
@@ -368,7 +369,7 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         "policy.precision": recipe["DTYPE"],
         "policy.offload_optimizer_for_logprob": False,
         "policy.max_grad_norm": float(recipe["CLIP_GRAD"]),
-        "policy.make_sequence_length_divisible_by": 2 * int(recipe["CP"]) * int(recipe["TP"]),
+        "policy.make_sequence_length_divisible_by": recipes.sequence_unit(recipe),
         "policy.dynamic_batching.enabled": False,
         "policy.sequence_packing.enabled": recipe["PACKING"] == "true",
         "policy.sequence_packing.train_mb_tokens": seq_len * micro,

@@ -198,6 +198,15 @@ def load(model: str, round_: str) -> Recipe:
     return recipe
 
 
+def sequence_unit(r: Recipe) -> int:
+    """Tokens of which a row's length is made a multiple with engine nemo-rl.
+
+    A sequence is split in 2*CP chunks, and by sequence parallelism over TP (NeMo-RL v0.7.0
+    nemo_rl/models/megatron/data.py:1126-1131).
+    """
+    return 2 * int(r["CP"]) * int(r["TP"])
+
+
 def check(model: str, r: Recipe) -> None:
     """Refuse what cannot train, or would train something else than it says. Raises Failure (status 2)."""
 
@@ -231,9 +240,7 @@ def check(model: str, r: Recipe) -> None:
         batch % (dp * int(r["MICRO_BATCH"])) == 0,
         f"GLOBAL_BATCH={batch} does not divide by {dp} replicas of MICRO_BATCH={r['MICRO_BATCH']}; change one",
     )
-    # Megatron splits a packed sequence in 2*CP chunks per rank, and over TP with sequence parallelism
-    # (NeMo-RL v0.7.0 nemo_rl/models/megatron/data.py:1124-1129); DTensor splits it alike for CP.
-    unit = 2 * cp * tp
+    unit = sequence_unit(r)
     demand(
         not rl or int(r["SEQ_LEN"]) % unit == 0, f"SEQ_LEN={r['SEQ_LEN']} does not divide by 2*CP*TP={unit}; change it"
     )

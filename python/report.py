@@ -123,7 +123,7 @@ def figures(recipe: recipes.Recipe, rows: int, found: Lengths, whole: bool, seed
     # masked leaves a few tokens, a row in a bin is padded.
     draw = random.Random(seed)
     drawn = draw.sample(total, batch) if batch <= n else draw.choices(total, k=batch)
-    unit = 2 * int(recipe["CP"]) * int(recipe["TP"])
+    unit = recipes.sequence_unit(recipe)
     padded = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
     bins = [sum(padded[i] for i in rows) for rows in pack(padded, -(-seq_len // unit) * unit)]
     return {

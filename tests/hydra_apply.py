@@ -1,7 +1,7 @@
 """NeMo-RL's own reading of overrides, for test_nemo_rl.py: run with the packages of docker/requirements-hydra.txt.
 
 Reads {"keys": {dotted key: default}, "overrides": [...]} as JSON, applies the overrides to the nested defaults as
-v0.7.0's nemo_rl/utils/config.py:172-192 does, in struct mode, and prints the resolved configuration as JSON.
+v0.7.0's nemo_rl/utils/config.py:168-192 does, in struct mode, and prints the resolved configuration as JSON.
 """
 
 import json
