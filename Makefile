@@ -9,7 +9,9 @@ export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
-  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP EXCLUSIVE NET_IFNAME VENV CI
+  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN ENGINE_CONFIG JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP \
+  RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE \
+  CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -29,7 +31,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow bench setup show show-make plan data sft-data report inspect model train convert average eval results status clean
+.PHONY: help demo test test-slow bench setup show show-make plan data sft-data report inspect model cache train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -40,8 +42,8 @@ demo: setup ## the whole chain on a tiny model, on this machine, without a GPU
 	@scripts/demo.sh
 setup: ## build .venv from the pinned requirements; every target that needs it calls it
 	@scripts/setup.sh
-show: need-model ## print a recipe
-	@python3 python/recipe.py "$$MODEL" "$$ROUND"
+show: need-model ## print a recipe; ENGINE_CONFIG=1: the engine's own configuration of it
+	@scripts/show.sh "$$MODEL" "$$ROUND"
 plan: need-model ## tokens, FLOPs, GPU hours, jobs, memory and disk that a recipe will take
 	@scripts/plan.sh "$$MODEL" "$$ROUND"
 show-make: need-model
@@ -57,6 +59,8 @@ inspect: need-model $(venv) ## rows as the trainer sees them, with a verdict on 
 	@scripts/inspect.sh "$$MODEL" "$$ROUND"
 model: need-model $(venv) ## fetch the base model at its revision, patch its RoPE, verify both
 	@scripts/model.sh "$$MODEL" "$$ROUND"
+cache: need-model $(venv) ## engine nemo-rl: the base model in Megatron's format, once; make train queues it too
+	@scripts/submit.sh cache "$$MODEL" "$$ROUND"
 train: need-model $(venv) ## train in a chain of links, then convert, average, eval, results
 	@scripts/submit.sh train "$$MODEL" "$$ROUND"
 convert: need-model $(venv) ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders

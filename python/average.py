@@ -32,6 +32,7 @@ from lib import (
     write_done,
     write_json,
 )
+from openmath import ENDS
 
 FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # safetensors' names, bytes
 
@@ -136,7 +137,7 @@ def main() -> None:
         return
     with new_folder(paths.average) as part:
         average(folders, part)
-        verify(part, paths.start)
+        verify(part, paths.start, ENDS[recipe["CHAT"]])
         write_done(part, keys, inputs, steps=[int(f.name[5:]) for f in folders], **describe(part))
     log(f"average: mean of steps {recipe['AVERAGE_STEPS']} in {paths.average}, verified")
 

@@ -19,7 +19,7 @@ import recipe as recipes
 from checkpoints import saved_steps
 from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
 from model import loaded_rope, rope_of
-from openmath import END_OF_TURN
+from openmath import ENDS
 
 # What of the model's folder is not weights: the tokenizer is the one that training started from, unchanged.
 TOKENIZER_FILES = {
@@ -83,19 +83,22 @@ def check_same_tensors(folder: Path, reference: Path) -> dict[str, tuple[Path, t
     return found
 
 
-def name_end_of_turn(folder: Path) -> int:
+def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
     """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
-    if end is None or tokenizer.encode(END_OF_TURN, add_special_tokens=False) != [end]:
-        raise Failure(f"{folder}: {END_OF_TURN} is not one token of the tokenizer; it cannot end a turn")
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    if end is None or tokenizer.encode(end_of_turn, add_special_tokens=False) != [end]:
+        raise Failure(f"{folder}: {end_of_turn} is not one token of the tokenizer; it cannot end a turn")
     config = read_json(folder / "config.json")
     config["eos_token_id"] = end
     # transformers 4 (older servers) reads the flat key only, transformers 5 either: with the nested one alone an
     # older server would fall back to theta 10000 without a word.
-    config["rope_theta"] = rope_of(config, folder / "config.json")[0]
+    config["rope_theta"] = rope_of(config, folder / "config.json", scaled=True)[0]
+    scaling = {k: v for k, v in (config.get("rope_parameters") or {}).items() if k != "rope_theta"}
+    if scaling.get("rope_type", "default") != "default":
+        config["rope_scaling"] = scaling
     write_json(folder / "config.json", config)
     generation_file = folder / "generation_config.json"
     generation: dict[str, Any] = read_json(generation_file) if generation_file.is_file() else {}
@@ -103,15 +106,15 @@ def name_end_of_turn(folder: Path) -> int:
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
     write_json(generation_file, generation)
     tokenizer_config = read_json(folder / "tokenizer_config.json")
-    tokenizer_config["eos_token"] = END_OF_TURN
+    tokenizer_config["eos_token"] = end_of_turn
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     special = folder / "special_tokens_map.json"
     if special.is_file():
-        write_json(special, read_json(special) | {"eos_token": END_OF_TURN})
+        write_json(special, read_json(special) | {"eos_token": end_of_turn})
     return end
 
 
-def verify(folder: Path, start: Path) -> None:
+def verify(folder: Path, start: Path, end_of_turn: str) -> None:
     """Load a folder as a user will and compare it with the model that training started from. Raises Failure."""
     from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
@@ -121,14 +124,14 @@ def verify(folder: Path, start: Path) -> None:
     tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
     if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
         raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
     model, missing = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
     lost = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in missing[kind]]
     if lost:
         raise Failure(f"{folder}: transformers does not load tensor {lost[0]}; convert it again")
     stops = {model.config.eos_token_id, GenerationConfig.from_pretrained(folder).eos_token_id, tokenizer.eos_token_id}
     if stops != {end}:
-        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {END_OF_TURN} ({end}) throughout; convert it again")
+        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {end_of_turn} ({end}) throughout; convert it again")
 
 
 def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
@@ -144,7 +147,7 @@ def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
     return saved / inner / "consolidated"
 
 
-def convert(exported: Path, start: Path, target: Path) -> None:
+def convert(exported: Path, start: Path, target: Path, end_of_turn: str) -> None:
     """Fill the empty folder `target` from a checkpoint's export, and verify it."""
     if not (exported / "config.json").is_file():
         raise Failure(f"{exported} has no config.json; train that step again")
@@ -155,9 +158,9 @@ def convert(exported: Path, start: Path, target: Path) -> None:
     for name in sorted(TOKENIZER_FILES):
         if (start / name).is_file():
             shutil.copyfile(start / name, target / name)
-    name_end_of_turn(target)
+    name_end_of_turn(target, end_of_turn)
     try:
-        verify(target, start)
+        verify(target, start, end_of_turn)
     except Failure as failure:  # the scratch folder will be gone when the user reads this
         raise Failure(str(failure).replace(str(target), str(exported))) from None
 
@@ -193,7 +196,7 @@ def main() -> None:
             continue
         exported = export_of(recipe, saved[step], args.exported)
         with new_folder(target) as part:
-            convert(exported, paths.start, part)
+            convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
             write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
         log(f"convert: step {step} in {target}, verified")
 

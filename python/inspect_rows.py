@@ -20,7 +20,7 @@ import recipe as recipes
 import verdicts
 from dataset import IGNORE, VIEWS, SftDataset, View, deal, pack
 from lib import Failure, log, read_done, read_json, run, usage
-from openmath import END_OF_TURN
+from openmath import ENDS
 from verdicts import WRONG, Row, Verdict
 
 SHOWN = 3  # rows, unless one is asked for
@@ -330,7 +330,7 @@ def main() -> None:
     if path.stat().st_size > 1 << 30:
         log(f"inspect: finding the lines of {path.stat().st_size / 1e9:.1f} GB, as training does when it starts")
     tokenizer = load_tokenizer(paths.start)
-    dataset = SftDataset(str(path), int(recipe["SEQ_LEN"]), END_OF_TURN, tokenizer)
+    dataset = SftDataset(str(path), int(recipe["SEQ_LEN"]), ENDS[recipe["CHAT"]], tokenizer)
     total = len(dataset)
     if not total:
         raise Failure(f"{path} has no rows; run: make data {again}")
@@ -358,8 +358,8 @@ def main() -> None:
     judges: dict[str, Callable[[], Verdict]] = {
         "files": lambda: verdicts.judge_files({"data": paths.data, "model": paths.start}),
         "BOS": lambda: verdicts.judge_bos(tokenizer, config, rows),
-        "end of turn": lambda: verdicts.judge_end(tokenizer, rows),
-        "EOS": lambda: verdicts.judge_eos(tokenizer, paths.start, config),
+        "end of turn": lambda: verdicts.judge_end(tokenizer, rows, dataset.end_of_turn),
+        "EOS": lambda: verdicts.judge_eos(tokenizer, paths.start, config, dataset.end_of_turn),
         "template": lambda: verdicts.judge_template(tokenizer, rows),
         "RoPE": lambda: verdicts.judge_rope(recipe, paths.start, longest, again),
         "length": lambda: verdicts.judge_length(recipe, rows, longest),

@@ -90,14 +90,15 @@ def download(repo: str, revision: str, target: Path, kind: str, patterns: list[s
 # --- RoPE --------------------------------------------------------------------------------------------------------
 
 
-def rope_of(config: dict[str, Any], where: Path) -> tuple[float, int]:
+def rope_of(config: dict[str, Any], where: Path, scaled: bool = False) -> tuple[float, int]:
     """(theta, positions) of a config, in the flat form or in transformers 5's rope_parameters.
 
-    Raises Failure when neither or two different ones are there, or RoPE is scaled in some other way.
+    scaled: accept RoPE that is scaled in some other way as well, as Llama 3.1's is. Raises Failure when neither or two
+    different ones are there, or RoPE is scaled and must not be.
     """
     nested = config.get("rope_parameters") or {}
     kind = nested.get("rope_type", "default")
-    if kind != "default" or config.get("rope_scaling"):
+    if not scaled and (kind != "default" or config.get("rope_scaling")):
         raise Failure(f"{where}: RoPE is scaled already (rope_type {kind}); fetch the published config again")
     thetas = {float(c["rope_theta"]) for c in (config, nested) if "rope_theta" in c}
     if len(thetas) != 1 or "max_position_embeddings" not in config:

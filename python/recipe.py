@@ -66,6 +66,7 @@ def splits(value: str) -> bool:
 KEYS = {
     "ROUNDS": (text, True),
     "ENGINE": (one_of("automodel", "nemo-rl", "nemo2"), True),
+    "BACKEND": (one_of("megatron", "fsdp"), False),
     "DEVICE": (one_of("cpu", "gpu"), True),
     "DTYPE": (one_of("float32", "bfloat16"), True),
     "BASE_MODEL": (text, True),
@@ -77,6 +78,7 @@ KEYS = {
     "RANDOM_VOCAB": (positive, False),
     "ROPE_THETA": (number, False),
     "MAX_POSITIONS": (positive, False),
+    "CHAT": (one_of("chatml", "llama3"), True),
     "LR": (number, True),
     "MIN_LR": (number, True),
     "LR_SCHEDULE": (one_of("cosine", "constant"), True),
@@ -92,6 +94,8 @@ KEYS = {
     "CP": (positive, True),
     "PP": (positive, True),
     "EP": (positive, True),
+    "ETP": (positive, False),
+    "ACTIVATION_CHECKPOINTING": (one_of("true", "false"), False),
     "NODES": (positive, True),
     "GPUS_PER_NODE": (positive, True),
     "DATASET": (text, True),
@@ -111,8 +115,12 @@ KEYS = {
     "GLOBAL_BATCH": (positive, True),
     "MICRO_BATCH": (positive, True),
     "STEPS": (positive, True),
+    "MAX_EPOCHS": (positive, False),
     "SAVE_EVERY": (positive, True),
     "AVERAGE_STEPS": (steps, True),
+    "VAL_DATASET": (text, False),
+    "VAL_EVERY": (positive, False),
+    "VAL_BATCHES": (positive, False),
     "EVAL_SET": (text, False),
     "EVAL_MAX_TOKENS": (positive, False),
 }
@@ -190,6 +198,15 @@ def load(model: str, round_: str) -> Recipe:
     return recipe
 
 
+def sequence_unit(r: Recipe) -> int:
+    """Tokens of which a row's length is made a multiple with engine nemo-rl.
+
+    A sequence is split in 2*CP chunks, and by sequence parallelism over TP (NeMo-RL v0.7.0
+    nemo_rl/models/megatron/data.py:1126-1131).
+    """
+    return 2 * int(r["CP"]) * int(r["TP"])
+
+
 def check(model: str, r: Recipe) -> None:
     """Refuse what cannot train, or would train something else than it says. Raises Failure (status 2)."""
 
@@ -203,31 +220,55 @@ def check(model: str, r: Recipe) -> None:
         else:
             demand(valid(r[key]), f"{key}={r[key]} is not valid; it must be {valid.__name__}")
 
+    rl = r["ENGINE"] == "nemo-rl"
+    for key in ("BACKEND", "MAX_EPOCHS", "ACTIVATION_CHECKPOINTING"):
+        demand((key in r) == rl, f"{key} goes with ENGINE=nemo-rl; set both or none")
     nodes, per_node = int(r["NODES"]), int(r["GPUS_PER_NODE"])
-    tp, cp, pp, ep = (int(r[k]) for k in ("TP", "CP", "PP", "EP"))
+    tp, cp, pp, ep, etp = (int(r.get(k, "1")) for k in ("TP", "CP", "PP", "EP", "ETP"))
     processes = nodes * per_node
     demand(processes % (tp * cp * pp) == 0, f"{processes} GPUs do not divide by TP*CP*PP={tp * cp * pp}; change NODES")
+    # The experts' parallelism is laid over the same GPUs, independently of TP and CP.
+    demand(("ETP" in r) == (ep > 1), "ETP goes with EP > 1; set both or none")
+    demand(
+        processes % (etp * ep * pp) == 0,
+        f"{processes} GPUs do not divide by ETP*EP*PP={etp * ep * pp}; change NODES or EP",
+    )
     dp = processes // (tp * cp * pp)
-    demand(dp % ep == 0, f"the data-parallel size {dp} does not divide by EP={ep}; change NODES or EP")
     batch = int(r["GLOBAL_BATCH"])
+    # NeMo-RL deals a global batch out to the replicas (v0.7.0 nemo_rl/distributed/batched_data_dict.py:399).
     demand(
         batch % (dp * int(r["MICRO_BATCH"])) == 0,
         f"GLOBAL_BATCH={batch} does not divide by {dp} replicas of MICRO_BATCH={r['MICRO_BATCH']}; change one",
     )
-    # Megatron splits a packed sequence in 2*CP chunks per rank, and over TP with sequence parallelism
-    # (NeMo-RL 7ea279a nemo_rl/models/megatron/data.py:1284-1296).
-    unit = 2 * cp * tp
+    unit = sequence_unit(r)
     demand(
-        r["ENGINE"] != "nemo-rl" or int(r["SEQ_LEN"]) % unit == 0,
-        f"SEQ_LEN={r['SEQ_LEN']} does not divide by 2*CP*TP={unit}; change it",
+        not rl or int(r["SEQ_LEN"]) % unit == 0, f"SEQ_LEN={r['SEQ_LEN']} does not divide by 2*CP*TP={unit}; change it"
+    )
+    backend = r.get("BACKEND")
+    demand(
+        backend != "megatron" or cp == 1 or r["PACKING"] == "true",
+        "CP > 1 needs PACKING=true on Megatron; set it",  # NeMo-RL v0.7.0 nemo_rl/models/megatron/setup.py:629-636
     )
     demand(
-        r["ENGINE"] != "nemo-rl" or cp == 1 or r["PACKING"] == "true",
-        "CP > 1 needs PACKING=true on Megatron; set it",  # NeMo-RL 7ea279a megatron/setup.py:875-882
+        backend != "fsdp" or cp == 1 or r["PACKING"] == "false",
+        "BACKEND=fsdp cannot pack with CP > 1; set PACKING=false or BACKEND=megatron",  # automodel/setup.py:384
     )
     demand(
-        r["ENGINE"] != "automodel" or ((cp, pp) == (1, 1) and r["PACKING"] == "false"),
-        "engine automodel is driven here without CP, PP and packing; set CP=1 PP=1 PACKING=false",
+        backend != "fsdp" or (pp, ep) == (1, 1),
+        "BACKEND=fsdp is driven here without PP and EP; set PP=1 EP=1 or BACKEND=megatron",
+    )
+    demand(
+        r["ENGINE"] != "automodel" or ((cp, pp, ep) == (1, 1, 1) and r["PACKING"] == "false"),
+        "engine automodel is driven here without CP, PP, EP and packing; set CP=1 PP=1 EP=1 PACKING=false",
+    )
+    for key in ("VAL_DATASET", "VAL_EVERY", "VAL_BATCHES"):
+        demand((key in r) == ("VAL_DATASET" in r), f"{key} goes with VAL_DATASET; set both or none")
+        demand(rl or key not in r, f"{key} needs ENGINE=nemo-rl, the one that validates here; remove it")
+    # What this repository renders itself, prompts of the data and of the evaluation, is ChatML.
+    demand(
+        r["CHAT"] == "chatml" or (r["DATASET_SOURCE"] == "prepared" and "EVAL_SET" not in r),
+        f"CHAT={r['CHAT']} needs rows rendered with that template, and none of our prompts; "
+        "set DATASET_SOURCE=prepared, without EVAL_SET",
     )
     total, every = int(r["STEPS"]), int(r["SAVE_EVERY"])
     average = [int(s) for s in r["AVERAGE_STEPS"].split(",")]
@@ -283,6 +324,8 @@ class Paths:
         self.report, self.train, self.convert, self.average, self.eval, self.results = (
             self.run / stage for stage in ("report", "train", "convert", "average", "eval", "results")
         )
+        # make sft-data writes there; the set that training validates on, where the recipe names one.
+        self.validation = self.work / "data" / recipe.get("VAL_DATASET", "none") / "round1"
         # What training starts from: the patched base, or the model that round 1 ended with.
         self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"
 

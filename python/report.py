@@ -27,7 +27,7 @@ from lib import (
     run,
     write_done,
 )
-from openmath import END_OF_TURN
+from openmath import ENDS
 from parallel import Workers, cores
 
 SAMPLE = 2000
@@ -54,10 +54,13 @@ def counter(folder: Path) -> Any:
 
 
 def count(task: tuple[Path, Path, str, list[int]]) -> Lengths:
-    """Lengths of the rows at some offsets of a JSONL file. Raises Failure naming the row."""
+    """Lengths of the rows at some offsets of a JSONL file. Raises Failure naming the row.
+
+    task: file, tokenizer, the token after which the engine cuts an answer ("": it does not), offsets in bytes.
+    """
     import orjson
 
-    path, tokenizer, engine, offsets = task
+    path, tokenizer, end, offsets = task
     tokens, found = counter(tokenizer), Lengths([], [])
     with open(path, "rb") as file:
         for offset in offsets:
@@ -65,8 +68,8 @@ def count(task: tuple[Path, Path, str, list[int]]) -> Lengths:
             try:
                 row = orjson.loads(file.readline())
                 prompt, answer = row["input"], row["output"]
-                if engine == "automodel":  # which leaves out what the template writes after the end of turn
-                    answer = answer[: answer.rindex(END_OF_TURN) + len(END_OF_TURN)]
+                if end:
+                    answer = answer[: answer.rindex(end) + len(end)]
                 found.prompt.append(tokens.count(prompt))
                 found.answer.append(tokens.count(answer))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -120,7 +123,7 @@ def figures(recipe: recipes.Recipe, rows: int, found: Lengths, whole: bool, seed
     # masked leaves a few tokens, a row in a bin is padded.
     draw = random.Random(seed)
     drawn = draw.sample(total, batch) if batch <= n else draw.choices(total, k=batch)
-    unit = 2 * int(recipe["CP"]) * int(recipe["TP"])
+    unit = recipes.sequence_unit(recipe)
     padded = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
     bins = [sum(padded[i] for i in rows) for rows in pack(padded, -(-seq_len // unit) * unit)]
     return {
@@ -232,7 +235,7 @@ def main() -> None:
             return
         raise Failure(f"{tokenizer} has no tokenizer.json; run: make model {again}")
     most = args.rows or done["rows"]["all"]
-    names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "SEED")
+    names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "CHAT", "SEED")
     keys = {k: recipe[k] for k in names} | {"REPORT_ROWS": str(args.rows)}
     inputs = {"data": done["outputs"]["all.jsonl"], "tokenizer": counter(tokenizer).sha256}
     if (paths.report / "DONE").is_file():
@@ -245,7 +248,9 @@ def main() -> None:
             shutil.rmtree(paths.report)
 
     offsets, whole = choose(path, done, most, int(recipe["SEED"]))
-    tasks = [(path, tokenizer, recipe["ENGINE"], offsets[i : i + TASK_ROWS]) for i in range(0, len(offsets), TASK_ROWS)]
+    # automodel leaves out what the template writes after the end of turn.
+    end = ENDS[recipe["CHAT"]] if recipe["ENGINE"] == "automodel" else ""
+    tasks = [(path, tokenizer, end, offsets[i : i + TASK_ROWS]) for i in range(0, len(offsets), TASK_ROWS)]
     progress, counted = Progress("report: rows counted", len(offsets)), 0
     results: dict[int, Lengths] = {}
     with Workers(cores(args.workers)) as workers:
@@ -254,7 +259,7 @@ def main() -> None:
             counted += len(lengths.prompt)
             progress.show(counted)
         longest = [row["offset"] for row in done.get("longest", [])]
-        extreme = count((path, tokenizer, recipe["ENGINE"], longest)).total if longest and not whole else []
+        extreme = count((path, tokenizer, end, longest)).total if longest and not whole else []
     found = Lengths([], [])
     for first in sorted(results):
         found.prompt += results[first].prompt

@@ -31,7 +31,8 @@ from lib import (
     write_done,
     write_json,
 )
-from openmath import END_OF_TURN
+from nemo_rl import check_epochs
+from openmath import ENDS
 
 
 def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = None) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
             "_target_": "dataset.SftDataset",
             "path": str(paths.data / "all.jsonl"),
             "seq_len": int(recipe["SEQ_LEN"]),
-            "end_of_turn": END_OF_TURN,
+            "end_of_turn": ENDS[recipe["CHAT"]],
         },
         "dataloader": {
             "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
@@ -117,6 +118,8 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
     if data["rows"]["all"] < int(recipe["GLOBAL_BATCH"]):
         rows, batch = data["rows"]["all"], recipe["GLOBAL_BATCH"]
         raise Failure(f"{paths.data} has {rows} rows, which do not fill one GLOBAL_BATCH={batch}; prepare more data")
+    if "MAX_EPOCHS" in recipe:
+        check_epochs(recipe, data["rows"]["all"])
     model = read_done(paths.start, f"run: make model {again}" if paths.start == paths.base else "finish round 1 first")
     for folder, done, stage in ((paths.data, data, "data"), (paths.start, model, "model")):
         for name, size in done["bytes"].items():

@@ -96,12 +96,12 @@ def judge_bos(tokenizer: Any, config: dict[str, Any], rows: Sequence[Row]) -> Ve
     return OK, f"no {token} at the start of {len(rows)} rows, and neither tokenizer nor template puts one there"
 
 
-def judge_end(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
+def judge_end(tokenizer: Any, rows: Sequence[Row], end_of_turn: str) -> Verdict:
     """Whether each answer has the end-of-turn token once, as its last but for blanks, with loss on it."""
-    ids = tokenizer.encode(END_OF_TURN, add_special_tokens=False)
+    ids = tokenizer.encode(end_of_turn, add_special_tokens=False)
     added = tokenizer.added_tokens_decoder.get(ids[0]) if len(ids) == 1 else None
     if added is None or not added.special:
-        return WRONG, f"{END_OF_TURN} is not one special token but {ids}; start from a base whose tokenizer has it"
+        return WRONG, f"{end_of_turn} is not one special token but {ids}; start from a base whose tokenizer has it"
     judged, blanks = 0, False
     for row in rows:
         if row.fault:
@@ -117,17 +117,17 @@ def judge_end(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
             tail = tokenizer.decode(answer[-5:])
             return WRONG, f"row {row.number:,}: the answer ends with {tail!r}, which teaches not to stop; mend it"
         if answer.count(ids[0]) > 1:
-            return WRONG, f"row {row.number:,}: {answer.count(ids[0])} {END_OF_TURN} in the answer; mend it"
+            return WRONG, f"row {row.number:,}: {answer.count(ids[0])} {end_of_turn} in the answer; mend it"
         if not loss[last]:
-            return WRONG, f"row {row.number:,}: no loss on {END_OF_TURN}; report it, this must not be"
+            return WRONG, f"row {row.number:,}: no loss on {end_of_turn}; report it, this must not be"
         blanks |= any(loss[last + 1 :])
     if not judged:
         return WARNING, f"all of {len(rows)} answers are masked; inspect other rows with ROW=n"
     also = ", as do the blanks after it, which no server generates" if blanks else ""
-    return OK, f"{END_OF_TURN} ({ids[0]}) is in each of {judged} answers once, last, and carries loss{also}"
+    return OK, f"{end_of_turn} ({ids[0]}) is in each of {judged} answers once, last, and carries loss{also}"
 
 
-def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any]) -> Verdict:
+def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any], end_of_turn: str) -> Verdict:
     """What config, generation config and tokenizer stop at; convert.name_end_of_turn mends all three in the result."""
     file = folder / "generation_config.json"
     stops = {
@@ -149,10 +149,10 @@ def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any]) -> Verdict:
         return f"{tokenizer.convert_ids_to_tokens(id_)} ({id_})"
 
     has = "; ".join(f"{' and '.join(map(token, ids)) or 'none'} in {', '.join(names)}" for ids, names in where.items())
-    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
     if all(end in ids for ids in where):
         return OK, f"{has}: with it the answers end"
-    return OK, f"{has}; the answers end with {END_OF_TURN} ({end}), which make convert puts in all three of the result"
+    return OK, f"{has}; the answers end with {end_of_turn} ({end}), which make convert puts in all three of the result"
 
 
 def render(tokenizer: Any, messages: list[Message], prompt: bool) -> str:
@@ -207,7 +207,8 @@ def judge_template(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
 def judge_rope(recipe: recipes.Recipe, folder: Path, longest: Row, again: str) -> Verdict:
     """config.json's theta and positions against the recipe and the positions that the longest row needs."""
     try:
-        theta, positions = rope_of(read_json(folder / "config.json"), folder / "config.json")
+        config = read_json(folder / "config.json")
+        theta, positions = rope_of(config, folder / "config.json", scaled="ROPE_THETA" not in recipe)
     except Failure as failure:
         return WRONG, str(failure)
     has = f"theta {theta:g} with {positions:,} positions"

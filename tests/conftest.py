@@ -36,10 +36,11 @@ class Repo:
         self.env |= {"VENV": str(VENV), "WORK": str(self.work), "OMP_NUM_THREADS": "1"}
 
     def derive(self, name: str, **changes: object) -> str:
-        """Write recipe `name` as mini with some keys changed; returns the name."""
-        for suffix in ("", ".round1"):
+        """Write recipe `name` as mini with some keys changed, new ones in the model's file; returns the name."""
+        for suffix in (".round1", ""):
             lines = (ROOT / "tests" / "recipes" / f"mini{suffix}.env").read_text().splitlines()
-            new = [f"{k}={changes[k]}" if (k := line.split("=")[0]) in changes else line for line in lines]
+            new = [f"{k}={changes.pop(k)}" if (k := line.split("=")[0]) in changes else line for line in lines]
+            new += [] if suffix else [f"{key}={value}" for key, value in changes.items()]
             (self.root / "recipes" / f"{name}{suffix}.env").write_text("\n".join(new) + "\n")
         return name
 

@@ -24,7 +24,7 @@ golden() {
     [ "$status" -eq 0 ]
     stages=$(grep -oE '^  (data|sft-data|report|inspect|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
     [ "$stages" = datasft-datareportinspectmodeltrainconvertaverageevalresults ]
-    [[ $output == *"models: qwen1.5b qwen14b qwen32b qwen7b tiny"* ]]
+    [[ $output == *"models: llama31-8b qwen1.5b qwen14b qwen3-30b-a3b qwen3-8b qwen32b qwen7b tiny"* ]]
 }
 
 @test "every target of the help exists, and has a script or a job" {
@@ -57,6 +57,22 @@ golden() {
     run make -s show MODEL=qwen7b ROUND=2exact
     [ "$status" -eq 0 ]
     [[ $output == *$'\nLR=2e-4\n'* && $output == *$'\nSTEPS=10000\n'* ]]
+}
+
+@test "show prints the engine's configuration" {
+    run make -s show MODEL=qwen7b ENGINE_CONFIG=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *$'\npolicy.megatron_cfg.optimizer.lr=0.0002\n'* && $output == *"data_path=$TMP/w/data/"* ]]
+    run make -s show MODEL=tiny ENGINE_CONFIG=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *$'\nstep_scheduler:\n'* ]]
+    [ -z "$(ls "$TMP")" ]
+    cp -r scripts python recipes Makefile "$TMP"
+    cd "$TMP"
+    sed -i 's/^ENGINE=.*/ENGINE=nemo2/' recipes/tiny.env
+    run make -s show MODEL=tiny ENGINE_CONFIG=1
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: the configuration of engine nemo2 is not here yet; "* ]]
 }
 
 @test "dry run of the demo's chain, local" {
@@ -165,12 +181,12 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "every script explains itself" {
-    for script in scripts/{data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
+    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for script in python/{recipe,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
+    for script in python/{recipe,nemo_rl,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

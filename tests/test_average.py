@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import average
+import convert
 from conftest import Repo, failed, ok
 from lib import Failure
-from openmath import END_OF_TURN
+from openmath import END_OF_TURN, ENDS
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -198,3 +199,25 @@ def test_a_full_disk_leaves_nothing_half_written(finished: Repo, small_disk: Pat
     of = [run / "convert" / f"step_{s}" for s in (40, 50, 60)]
     failed(finished.python("average", "--of", *of, "--to", target), "no space left")
     assert [p.name for p in small_disk.iterdir()] == ["ballast"]
+
+
+def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo, tmp_path: Path) -> None:
+    """Llama 3.1 ends a turn with <|eot_id|>, and older servers read its RoPE from flat keys only."""
+    folder = tmp_path / "llama"
+    shutil.copytree(prepared.work / "models/mini", folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    with pytest.raises(Failure, match="is not one token of the tokenizer"):
+        convert.name_end_of_turn(folder, ENDS["llama3"])
+    tokenizer.add_special_tokens({"additional_special_tokens": [ENDS["llama3"]]})
+    tokenizer.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    scaling |= {"original_max_position_embeddings": 8192}
+    config |= {"rope_parameters": {"rope_theta": 500000.0, **scaling}}
+    config.pop("rope_theta", None)
+    (folder / "config.json").write_text(json.dumps(config))
+    end = convert.name_end_of_turn(folder, ENDS["llama3"])
+    assert end == len(tokenizer) - 1 and AutoTokenizer.from_pretrained(folder).eos_token == "<|eot_id|>"
+    mended = json.loads((folder / "config.json").read_text())
+    assert (mended["eos_token_id"], mended["rope_theta"], mended["rope_scaling"]) == (end, 500000.0, scaling)
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == end

@@ -26,6 +26,7 @@ from verdicts import difference, judge_eos, turns
 Inspect = Callable[..., tuple[str, str]]
 # As NeMo-RL trains the Qwens, on 8 GPUs: 2 replicas, and rows padded to multiples of 8.
 NEMO_RL = {"ENGINE": "nemo-rl", "DEVICE": "gpu", "GPUS_PER_NODE": 8, "CP": 2, "TP": 2}
+NEMO_RL |= {"BACKEND": "megatron", "ACTIVATION_CHECKPOINTING": "false", "MAX_EPOCHS": 100}
 NEMO_RL |= {"PACKING": "true", "MICRO_BATCH": 1}
 
 
@@ -306,17 +307,18 @@ def test_eos_is_told_of_all_three(copy: Repo, inspect: Inspect) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     config = json.loads((folder / "config.json").read_text())
-    level, words = judge_eos(tokenizer, folder, config)
+    level, words = judge_eos(tokenizer, folder, config, END_OF_TURN)
     assert level == "ok" and "<|endoftext|> (0) in config.json, generation_config.json, tokenizer" in words
     assert f"{END_OF_TURN} ({end}), which make convert puts" in words
     change(folder / "generation_config.json", eos_token_id=[0, end])
-    level, words = judge_eos(tokenizer, folder, config)
+    level, words = judge_eos(tokenizer, folder, config, END_OF_TURN)
     assert level == "ok" and f"<|endoftext|> (0) and {END_OF_TURN} ({end}) in generation_config.json" in words
     (folder / "generation_config.json").unlink()
-    assert "none in generation_config.json" in judge_eos(tokenizer, folder, config)[1]
+    assert "none in generation_config.json" in judge_eos(tokenizer, folder, config, END_OF_TURN)[1]
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": end}))
     tokenizer.eos_token = END_OF_TURN
-    assert judge_eos(tokenizer, folder, config | {"eos_token_id": end})[1].endswith("with it the answers end")
+    _, words = judge_eos(tokenizer, folder, config | {"eos_token_id": end}, END_OF_TURN)
+    assert words.endswith("with it the answers end")
     # That of another model, as when a tokenizer was replaced.
     change(folder / "config.json", eos_token_id=151643)
     output, error = inspect(copy)

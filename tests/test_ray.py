@@ -6,14 +6,13 @@ See tests/standin/nemo-rl/README.md for what of NeMo-RL's image it stands for.
 import json
 import os
 import shutil
-import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 import checkpoints
-from conftest import ROOT, Repo, failed, ok
+from conftest import ROOT, Repo, ok
 from test_slurm import Job, submit, wait_until
 
 pytestmark = pytest.mark.slow

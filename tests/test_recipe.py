@@ -1,11 +1,13 @@
 """A recipe is written once: make, bash and Python read the same, and nonsense is refused before it costs anything."""
 
 import re
+import shutil
 
 import pytest
 
 import recipe
 from conftest import ROOT, Repo, failed, ok
+from lib import Failure
 
 RUNS = [(m, r) for m in recipe.models() for r in recipe.read_file(ROOT / f"recipes/{m}.env")["ROUNDS"].split(",")]
 
@@ -88,7 +90,7 @@ BROKEN = {  # name: (file, old, new, words of the message)
         "GLOBAL_BATCH=6",
         "GLOBAL_BATCH=6 does not divide",
     ),
-    "experts that do not divide": ("common.env", "\nEP=1", "\nEP=2", "does not divide by EP=2"),
+    "experts that do not divide": ("mini.env", "\nEP=1", "\nEP=2\nETP=1", "do not divide by ETP*EP*PP=2"),
     "a step never saved": ("mini.round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
     "a step after the end": ("mini.round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
     "a step twice": ("mini.round1.env", "=40,50,60", "=40,50,50", "must ascend"),
@@ -138,6 +140,63 @@ def test_an_unknown_round_lists_the_known_ones(repo: Repo) -> None:
     failed(repo.call("scripts/submit.sh", "train", "qwen32b", "2"), "known rounds: 1", status=(2,))
     failed(repo.call("scripts/submit.sh", "train", "qwen7b", "3"), "known rounds: 1 2 2exact", status=(2,))
     failed(repo.call("scripts/submit.sh", "train", "tiny", "../1"), "known rounds: 1", status=(2,))
+
+
+# Changes of qwen7b's first round (None: the key is taken out), and words of the message.
+ODD = (
+    ({"BACKEND": None}, "BACKEND goes with ENGINE=nemo-rl"),
+    ({"MAX_EPOCHS": None}, "MAX_EPOCHS goes with ENGINE=nemo-rl"),
+    ({"ENGINE": "nemo2"}, "BACKEND goes with ENGINE=nemo-rl"),
+    ({"BACKEND": "fsdp"}, "BACKEND=fsdp cannot pack with CP > 1"),
+    ({"BACKEND": "fsdp", "CP": "1", "PP": "2"}, "without PP and EP"),
+    ({"BACKEND": "fsdp", "CP": "1", "EP": "2", "ETP": "1"}, "without PP and EP"),
+    ({"GLOBAL_BATCH": "1000"}, "GLOBAL_BATCH=1000 does not divide by 64 replicas"),
+    ({"EP": "2"}, "ETP goes with EP > 1"),
+    ({"ETP": "2"}, "ETP goes with EP > 1"),
+    ({"EP": "3", "ETP": "4"}, "512 GPUs do not divide by ETP*EP*PP=12"),
+    ({"VAL_EVERY": "5"}, "VAL_EVERY goes with VAL_DATASET"),
+    ({"VAL_DATASET": "my", "VAL_EVERY": "5"}, "VAL_BATCHES goes with VAL_DATASET"),
+    ({"CHAT": "llama3"}, "CHAT=llama3 needs rows rendered with that template"),
+)
+
+
+@pytest.mark.parametrize("changes,words", ODD)
+def test_keys_that_do_not_go_together_are_refused(changes: dict[str, str | None], words: str) -> None:
+    changed = recipe.load("qwen7b", "1") | changes
+    with pytest.raises(Failure) as caught:
+        recipe.check("qwen7b", {key: value for key, value in changed.items() if value is not None})
+    assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
+
+
+def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
+    """NeMo-Skills 8b18f39 docs/pipelines/training.md:48-84, copied by hand a second time."""
+    for model, base, ep, etp in (
+        ("llama31-8b", "meta-llama/Llama-3.1-8B", "1", None),
+        ("qwen3-8b", "Qwen/Qwen3-8B", "1", None),
+        ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", "2", "4"),
+    ):
+        r = recipe.load(model, "1")
+        assert (r["BASE_MODEL"], r["NODES"], r["GPUS_PER_NODE"], r["BACKEND"]) == (base, "8", "8", "megatron")
+        assert (r["EP"], r.get("ETP"), r["TP"], r["GLOBAL_BATCH"], r["MICRO_BATCH"]) == (ep, etp, "4", "32", "1")
+        assert (r["STEPS"], r["MAX_EPOCHS"], r["AVERAGE_STEPS"], r["PACKING"]) == ("1000", "2", "1000", "true")
+        assert r["CHAT"] == ("llama3" if model == "llama31-8b" else "chatml") and r["DATASET_SOURCE"] == "prepared"
+
+
+def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
+    before = set(recipe.models())
+    assert "custom" not in before and not any("example" in name for name in before)
+    for name in ("custom.env", "custom.round1.env"):
+        shutil.copy(repo.root / f"recipes/{name}.example", repo.root / f"recipes/{name}")
+    shown = ok(repo.call("make", "-s", "show", "MODEL=custom"))
+    assert "\nDATASET=mydata\n" in shown
+    assert "policy.model_name=" in ok(repo.call("make", "-s", "show", "MODEL=custom", "ENGINE_CONFIG=1"))
+    # What the template only mentions is valid, too, where it goes with the rest.
+    for name in ("custom.env", "custom.round1.env"):
+        path = repo.root / f"recipes/{name}"
+        path.write_text(re.sub(r"^#([A-Z]+[A-Z_]*=)", r"\1", path.read_text(), flags=re.MULTILINE))
+    repo.edit("recipes/custom.env", "\nEP=1", "\nEP=2")
+    shown = {line.split("=")[0] for line in ok(repo.python("recipe", "custom", "1")).splitlines()}
+    assert {key for key in recipe.KEYS if not key.startswith(("RANDOM_", "FILTER_", "GENERATE_", "EVAL_"))} <= shown
 
 
 def test_every_key_is_used_somewhere() -> None:

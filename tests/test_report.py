@@ -45,7 +45,7 @@ def test_the_figures_are_those_of_the_trainer(ready: Repo) -> None:
 
 def test_rows_that_are_too_long_are_counted(ready: Repo) -> None:
     ready.derive("short", SEQ_LEN=100)
-    lengths = report.count((ready.work / "data/mini/round1/all.jsonl", ready.work / "models/mini", "automodel", [0]))
+    lengths = report.count((ready.work / "data/mini/round1/all.jsonl", ready.work / "models/mini", "<|im_end|>", [0]))
     assert len(lengths.total) == 1
     ok(ready.call("scripts/report.sh", "short", "1"))
     made = json.loads((ready.run_dir("short") / "report/DONE").read_text())["report"]

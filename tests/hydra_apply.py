@@ -1,0 +1,28 @@
+"""NeMo-RL's own reading of overrides, for test_nemo_rl.py: run by the stand-in's Python (docker/requirements-standin.txt).
+
+Reads {"keys": {dotted key: default}, "overrides": [...]} as JSON, applies the overrides to the nested defaults as
+v0.7.0's nemo_rl/utils/config.py:168-192 does, in struct mode, and prints the resolved configuration as JSON.
+"""
+
+import json
+import sys
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+
+def main() -> None:
+    given = json.load(sys.stdin)
+    config = OmegaConf.create({})
+    for key, default in given["keys"].items():
+        OmegaConf.update(config, key, default)
+    OmegaConf.register_new_resolver("mul", lambda a, b: a * b)
+    OmegaConf.set_struct(config, True)
+    parsed = OverridesParser.create().parse_overrides(overrides=given["overrides"])
+    ConfigLoaderImpl._apply_overrides_to_config(overrides=parsed, cfg=config)
+    json.dump(OmegaConf.to_container(config, resolve=True), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()
