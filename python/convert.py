@@ -156,14 +156,18 @@ def main() -> None:
     args, recipe, paths = recipes.open_run(parser)
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
-    saved = saved_steps(paths.train / "checkpoints")
-    missing = [step for step in steps if step not in saved and not (paths.convert / f"step_{step}").is_dir()]
-    if missing:
-        have = " ".join(map(str, saved)) or "none"
-        raise Failure(
-            f"step {missing[0]} is not saved (saved: {have}); run: make train MODEL={args.model} ROUND={args.round}"
-        )
-    train = read_done(paths.train, f"run: make train MODEL={args.model} ROUND={args.round}")
+    saved, gone = saved_steps(paths.train / "checkpoints"), {} if args.step else recipes.removed(paths)
+    again = f"MODEL={args.model} ROUND={args.round}"
+
+    def demand_saved(step: int) -> None:
+        if step not in saved:
+            have = " ".join(map(str, saved)) or "none"
+            raise Failure(f"step {step} is not saved (saved: {have}); run: make train {again}")
+
+    for step in steps:
+        if not (paths.convert / f"step_{step}").is_dir() and f"step_{step}" not in gone:
+            demand_saved(step)
+    train = read_done(paths.train, f"run: make train {again}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for step in steps:
         started = time.time()
@@ -173,6 +177,11 @@ def main() -> None:
         if is_done(target, keys, inputs):
             log(f"convert: step {step} is already there")
             continue
+        kept = None if target.is_dir() else gone.get(target.name)
+        if kept and kept["recipe"] == keys and kept["inputs"] == inputs:
+            log(f"convert: step {step} is averaged and was removed; --step {step} makes it again")
+            continue
+        demand_saved(step)
         with new_folder(target) as part:
             convert(saved[step], paths.start, part)
             write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))

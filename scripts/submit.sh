@@ -5,6 +5,7 @@
 # LAUNCHER=slurm  JOBS training links, each after the one before however that ended (a time-out is normal; a link that
 #                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded
 # DRY_RUN=1       print the exact commands instead
+# REMOVE_AFTER_AVERAGE=1  remove the converted steps when their average is verified
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
@@ -12,6 +13,7 @@ help_on_request "$@"
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
 load_recipe "$MODEL" "$ROUND"
+check_options
 case $STAGE in
     train) stages=(train convert average eval results) ;;
     convert | average | eval | results) stages=("$STAGE") ;;
@@ -34,7 +36,8 @@ check_inputs() {
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;
         average)
             for step in ${AVERAGE_STEPS//,/ }; do
-                [[ -f $RUN/convert/step_$step/DONE ]] || die "step $step is not converted; run: make convert $again"
+                [[ -f $RUN/convert/step_$step/DONE || -f $RUN/average/REMOVED ]] ||
+                    die "step $step is not converted; run: make convert $again"
             done
             ;;
         eval) [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again" ;;
