@@ -13,7 +13,6 @@ import argparse
 import os
 import shutil
 import sys
-from math import prod
 from pathlib import Path
 
 import recipe as recipes
@@ -32,7 +31,7 @@ from lib import (
     write_done,
     write_json,
 )
-from mean import SIZES, Layout, write_means
+from mean import SIZES, Layout, size_of, write_means
 
 
 def check_alike(folders: list[Path]) -> list[Layout]:
@@ -69,7 +68,7 @@ def average(folders: list[Path], target: Path, workers: int | None = None) -> di
     for name, (file, _, _) in layouts[0].items():
         shards.setdefault(file.name, []).append(name)
     digests = write_means(target, shards, layouts, workers)
-    total = sum(SIZES[dtype] * prod(shape) for _, shape, dtype in layouts[0].values())
+    total = sum(map(size_of, layouts[0].values()))
     index = {
         "metadata": {"total_size": total, "averaged_from": [str(folder) for folder in folders]},
         "weight_map": {name: shard for shard, names in shards.items() for name in names},

@@ -16,6 +16,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ OPEN = 200  # files that a process keeps open
 SIZES = {"F32": 4, "F16": 2, "BF16": 2}  # bytes of an element, by safetensors' names
 INFINITY = {"F32": 0x7F800000, "F16": 0x7C00, "BF16": 0x7F80}  # with the sign off, what is below is finite
 
-Layout = dict[str, tuple[Path, tuple[int, ...], str]]  # tensor -> file, shape, dtype
+Tensor = tuple[Path, tuple[int, ...], str]  # file, shape, dtype
+Layout = dict[str, Tensor]  # by name
 
 
 @dataclass
@@ -56,6 +58,11 @@ class Shard:
     chunks: list[list[Span]]
 
 
+def size_of(tensor: Tensor) -> int:
+    """Bytes."""
+    return SIZES[tensor[2]] * prod(tensor[1])
+
+
 def read_offsets(file: Path) -> dict[str, int]:
     """Tensor name -> offset of its first byte in a safetensors file that the library has found valid."""
     with open(file, "rb") as opened:
@@ -68,10 +75,7 @@ def spans_of(names: list[str], layouts: list[Layout], offsets: dict[Path, dict[s
     """Where the bytes of `names` are; tensors that are neighbours everywhere are one span, for they may be tiny."""
     span, start = None, 0
     for name in names:
-        file, shape, dtype = layouts[0][name]
-        size = SIZES[dtype]
-        for extent in shape:
-            size *= extent
+        size, dtype = size_of(layouts[0][name]), layouts[0][name][2]
         if not size:
             continue
         files = [layout[name][0] for layout in layouts]
@@ -116,9 +120,7 @@ def plan(target: Path, names: list[str], layouts: list[Layout], offsets: dict[Pa
     end, starts = 0, []
     for name in names:
         _, shape, dtype = layouts[0][name]
-        size = SIZES[dtype]
-        for extent in shape:
-            size *= extent
+        size = size_of(layouts[0][name])
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + size]}
         starts.append(end)
         end += size

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lib import ROOT, Failure, read_done, run, usage
+from lib import ROOT, Failure, read_done, read_json, run, usage
 
 RECIPES = ROOT / "recipes"
 # What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.

@@ -25,7 +25,9 @@ def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[st
         "eval": paths.eval,
     }
     done = {name: read_done(folder, f"run: make {name} {again}") for name, folder in folders.items()}
-    steps = [recipes.converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")]
+    steps = [
+        recipes.converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")
+    ]
     done["convert"] = {
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "peak_memory_bytes": max(step["peak_memory_bytes"] for step in steps),
