@@ -9,7 +9,8 @@ export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
-  INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE REMOVE_AFTER_AVERAGE EXCLUSIVE NET_IFNAME VENV CI
+  INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE \
+  LAUNCHER DRY_RUN JOBS LINK_STEPS SAVE_RESERVE EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
