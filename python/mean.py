@@ -24,8 +24,8 @@ from lib import Failure, Progress
 from parallel import Workers, cores
 
 CHUNK = 2 << 20  # bytes of output in one task and one write
-BLOCK = 1 << 16  # bytes of an input in one pass; with the float32 sums of it that fits into a core's own cache
-AHEAD = 2  # chunks a worker that are begun, or waiting for an earlier one to be hashed
+BLOCK = 1 << 18  # bytes of an input in one pass: long enough for numpy's loops, and its sums stay in the cache
+AHEAD = 3  # chunks a worker that are begun, or waiting for an earlier one to be hashed
 MOST = 8  # workers; one process hashes no more than eight can average
 OPEN = 200  # files that a process keeps open
 
