@@ -54,7 +54,7 @@ def check_alike(folders: list[Path]) -> list[Layout]:
                 )
     for name, (file, _, dtype) in first.items():
         if dtype not in SIZES:
-            raise Failure(f"{file}: tensor {name} is {dtype}, which has no mean; average unquantised models")
+            raise Failure(f"{file}: tensor {name} is {dtype}, which has no mean here; average F32, F16 or BF16 models")
     return layouts
 
 
@@ -98,6 +98,9 @@ def remove_inputs(paths: recipes.Paths, folders: list[Path]) -> None:
     Steps that are gone already are passed over. The checkpoints of training are not touched.
     """
     there = [folder for folder in folders if folder.is_dir()]
+    for folder in folders:
+        if folder not in there:  # what is left of it, should we have been stopped in the middle
+            shutil.rmtree(folder.with_name(f".{folder.name}.part"), ignore_errors=True)
     if not there:
         return
     check_written(paths.average)

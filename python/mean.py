@@ -333,13 +333,15 @@ def write_means(
                 yield number, which, next(turns) % slots
 
     ring = mmap.mmap(-1, slots * CHUNK)
-    with Workers(processes, begin, (Job(planned, ring, len(layouts)),)) as pool:
-        for (number, which, slot), _ in pool.ordered(work, tasks(), slots):
-            chunk = planned[number].chunks[which]
-            size = chunk[-1].start + chunk[-1].size - chunk[0].start
-            digests[number].update(memoryview(ring)[slot * CHUNK : slot * CHUNK + size])
-            written += size
-            progress.show(written)
-        pool.close()
-    close_all()
+    try:
+        with Workers(processes, begin, (Job(planned, ring, len(layouts)),)) as pool:
+            for (number, which, slot), _ in pool.ordered(work, tasks(), slots):
+                chunk = planned[number].chunks[which]
+                size = chunk[-1].start + chunk[-1].size - chunk[0].start
+                digests[number].update(memoryview(ring)[slot * CHUNK : slot * CHUNK + size])
+                written += size
+                progress.show(written)
+            pool.close()
+    finally:
+        close_all()
     return {shard.path.name: digest.hexdigest() for shard, digest in zip(planned, digests, strict=True)}

@@ -104,6 +104,13 @@ def test_integers_have_no_mean(tmp_path: Path) -> None:
         average.check_alike([tmp_path / "m0", tmp_path / "m1"])
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int64", "float8_e4m3fn", "float64"])
+def test_other_dtypes_are_refused(dtype: str, tmp_path: Path) -> None:
+    save_shards(tmp_path / "m0", {"a": torch.ones(3), "q": torch.ones(3).to(getattr(torch, dtype))}, 1)
+    with pytest.raises(Failure, match=r"tensor q is (BOOL|I64|F8_E4M3|F64), which has no mean here; average F32, F16"):
+        average.check_alike([tmp_path / "m0"])
+
+
 # Bits of numbers whose mean is hard: subnormals, large ones whose sum is still finite, both zeros, and neighbours
 # whose mean is a tie.
 AWKWARD = {
