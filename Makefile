@@ -9,9 +9,9 @@ export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
-  INPUT NAME ARGS BENCH_DIR BENCH_SAVE LAUNCHER DRY_RUN ENGINE_CONFIG JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP \
-  RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE \
-  CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI
+  INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE LAUNCHER DRY_RUN ENGINE_CONFIG \
+  JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
+  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -78,7 +78,7 @@ test: ## lint and the tests, with a real Slurm; under 15 minutes on 2 cores
 	@tests/run.sh
 test-slow: ## the tests that take longer: the demo from a fresh clone
 	@tests/run.sh slow
-bench: setup ## time the data preparation against the published script, side by side
+bench: setup ## time data preparation and averaging against the published scripts: BENCH=data or average for one
 	@tests/bench/run.sh
 clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock

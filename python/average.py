@@ -1,47 +1,49 @@
-"""Average exactly AVERAGE_STEPS into one model: float32 accumulation, one rounding, one tensor in memory at a time.
+"""Average exactly AVERAGE_STEPS into one model: float32 accumulation in the order of the steps, one rounding.
 
     python python/average.py tiny 1 --work work
+    python python/average.py tiny 1 --work work --remove-inputs   # and then remove the converted steps
     python python/average.py --of step_250 step_300 --to mean     # any Hugging Face folders of one model
 
 Writes WORK/runs/<model>/round<N>/average/: safetensors in the shards of the first model, an index that says what was
-averaged, and config and tokenizer of the first model.
+averaged, and config and tokenizer of the first model. The shards' hashes in DONE are those of what was computed.
+--remove-inputs reads the files back from the disk and compares them with DONE before it removes anything.
 """
 
 import argparse
-import json
+import os
 import shutil
-import struct
 import sys
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import recipe as recipes
 from convert import tensors, verify
 from lib import (
     Failure,
-    Progress,
     describe,
     is_done,
     log,
     new_folder,
-    read_done,
+    read_json,
     recipe_hash,
     run,
+    sha256,
     usage,
     write_done,
     write_json,
 )
+from mean import SIZES, Layout, size_of, write_means
 from openmath import ENDS
 
-FLOATS = {"F32": 4, "F16": 2, "BF16": 2}  # safetensors' names, bytes
 
-
-def check_alike(folders: list[Path]) -> dict[str, tuple[Path, tuple[int, ...], str]]:
-    """The tensors of the first folder, having compared names, shapes and dtypes of the others. Raises Failure."""
-    first = tensors(folders[0])
-    for folder in folders[1:]:
-        other = tensors(folder)
+def check_alike(folders: list[Path]) -> list[Layout]:
+    """The tensors of each folder: of the same names, shapes and dtypes, and such as have a mean. Raises Failure."""
+    for folder in folders:
+        config = folder / "config.json"
+        if config.is_file() and read_json(config).get("quantization_config"):
+            raise Failure(f"{folder} is quantised (quantization_config in config.json); average unquantised models")
+    layouts = [tensors(folder) for folder in folders]
+    first = layouts[0]
+    for folder, other in zip(folders[1:], layouts[1:], strict=True):
         differ = first.keys() ^ other.keys()
         if differ:
             raise Failure(f"{folder}: tensor {min(differ)} is only in one of it and {folders[0]}; convert both again")
@@ -52,60 +54,22 @@ def check_alike(folders: list[Path]) -> dict[str, tuple[Path, tuple[int, ...], s
                     f"as in {folders[0]}; convert both again"
                 )
     for name, (file, _, dtype) in first.items():
-        if dtype not in FLOATS:
-            raise Failure(f"{file}: tensor {name} is {dtype}, which has no mean; average unquantised models")
-    return first
+        if dtype not in SIZES:
+            raise Failure(f"{file}: tensor {name} is {dtype}, which has no mean here; average F32, F16 or BF16 models")
+    return layouts
 
 
-def write_shard(target: Path, names: list[str], like: dict[str, Any], folders: list[Path], progress: Progress) -> None:
-    """Write the mean of `names` as one safetensors file, tensor by tensor.
+def average(folders: list[Path], target: Path, workers: int | None = None) -> dict[str, str]:
+    """Write the mean of `folders` into the existing, empty folder `target`; returns the sha256 of each shard.
 
-    The format is 8 bytes of header length, a JSON header padded to 8 bytes, and the tensors' bytes in its order
-    (safetensors' README, "Format"). The library writes a file only from all its tensors in memory at once.
+    workers: processes; without it one for each core. Raises Failure for folders that have no mean.
     """
-    import torch
-    from safetensors import safe_open
-
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offset = 0
-    for name in names:
-        _, shape, dtype = like[name]
-        size = FLOATS[dtype]
-        for extent in shape:
-            size *= extent
-        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    where = [tensors(folder) for folder in folders]
-    with ExitStack() as stack, open(target, "wb") as out:
-        opened = {
-            file: stack.enter_context(safe_open(file, framework="pt"))
-            for file in sorted({found[name][0] for found in where for name in names})
-        }
-        out.write(struct.pack("<Q", len(text)) + text)
-        for name in names:
-            first = opened[where[0][name][0]].get_tensor(name)
-            total = first.to(torch.float32, copy=True)
-            for found in where[1:]:
-                total += opened[found[name][0]].get_tensor(name)
-            total /= len(folders)
-            if not bool(torch.isfinite(total).all()):
-                raise Failure(f"{target.name}: the mean of tensor {name} is not finite; a checkpoint is broken")
-            out.write(memoryview(total.to(first.dtype).reshape(-1).view(torch.uint8).numpy()))
-            progress.show(out.tell())
-
-
-def average(folders: list[Path], target: Path) -> None:
-    """Write the mean of `folders` into the existing, empty folder `target`."""
-    like = check_alike(folders)
-    total = sum(file.stat().st_size for file in {file for file, _, _ in like.values()})
-    progress = Progress("average: bytes", total)
+    layouts = check_alike(folders)
     shards: dict[str, list[str]] = {}
-    for name, (file, _, _) in like.items():
+    for name, (file, _, _) in layouts[0].items():
         shards.setdefault(file.name, []).append(name)
-    for shard, names in shards.items():
-        write_shard(target / shard, names, like, folders, progress)
+    digests = write_means(target, shards, layouts, workers)
+    total = sum(map(size_of, layouts[0].values()))
     index = {
         "metadata": {"total_size": total, "averaged_from": [str(folder) for folder in folders]},
         "weight_map": {name: shard for shard, names in shards.items() for name in names},
@@ -114,32 +78,77 @@ def average(folders: list[Path], target: Path) -> None:
         if path.suffix in (".json", ".jinja", ".txt", ".model") and not path.name.endswith(".index.json"):
             shutil.copyfile(path, target / path.name)
     write_json(target / "model.safetensors.index.json", index)
+    return digests
+
+
+def check_written(folder: Path) -> None:
+    """Read every file of a finished stage back from the disk. Raises Failure unless it is what DONE says."""
+    for name, digest in read_json(folder / "DONE")["outputs"].items():
+        file = folder / name
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())  # what is not on the disk yet could not be dropped from memory
+                os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        if not file.is_file() or sha256(file) != digest:
+            raise Failure(f"{file} is not what was written; no step was removed; remove {folder} and average again")
+
+
+def remove_inputs(paths: recipes.Paths, folders: list[Path]) -> None:
+    """Remove the converted steps that are averaged, having read the average back; their manifests are kept beside it.
+
+    Steps that are gone already are passed over. The checkpoints of training are not touched.
+    """
+    there = [folder for folder in folders if folder.is_dir()]
+    for folder in folders:
+        if folder not in there:  # what is left of it, should we have been stopped in the middle
+            shutil.rmtree(folder.with_name(f".{folder.name}.part"), ignore_errors=True)
+    if not there:
+        return
+    check_written(paths.average)
+    # First the record, then each folder under its scratch name: whatever stops us, a rerun finds its way.
+    write_json(paths.average / recipes.REMOVED, recipes.removed(paths) | {f.name: read_json(f / "DONE") for f in there})
+    for folder in there:
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        folder.rename(part)
+        shutil.rmtree(part)
+    names = ", ".join(folder.name for folder in there)
+    log(f"average: read back from the disk as written; removed {names} of {paths.convert}")
 
 
 def main() -> None:
+    workers = {"type": int, "help": "processes (default: one a core)"}
     if "--of" in sys.argv:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--of", nargs="+", type=Path, required=True, help="the models")
         parser.add_argument("--to", type=Path, required=True, help="the folder to write; must not exist")
+        parser.add_argument("--workers", **workers)
         args = parser.parse_args()
         if args.to.exists():
             usage(f"{args.to} exists; name a new folder")
         with new_folder(args.to) as part:
-            average(args.of, part)
+            average(args.of, part, args.workers)
         return
-    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
-    folders = [paths.convert / f"step_{step}" for step in recipe["AVERAGE_STEPS"].split(",")]
+    parser = recipes.parser(__doc__)
+    parser.add_argument("--remove-inputs", action="store_true", help="remove the converted steps once averaged")
+    parser.add_argument("--workers", **workers)
+    args, recipe, paths = recipes.open_run(parser)
+    steps = recipe["AVERAGE_STEPS"].split(",")
+    folders = [paths.convert / f"step_{step}" for step in steps]
     keys = recipes.stage_keys(recipe, "average")
-    remedy = f"run: make convert MODEL={args.model} ROUND={args.round}"
-    inputs = {folder.name: recipe_hash(read_done(folder, remedy)["outputs"]) for folder in folders}
+    again = f"run: make convert MODEL={args.model} ROUND={args.round}"
+    inputs = {f"step_{step}": recipe_hash(recipes.converted(paths, step, again)["outputs"]) for step in steps}
     if is_done(paths.average, keys, inputs):
         log(f"average: {paths.average} is already there")
-        return
-    with new_folder(paths.average) as part:
-        average(folders, part)
-        verify(part, paths.start, ENDS[recipe["CHAT"]])
-        write_done(part, keys, inputs, steps=[int(f.name[5:]) for f in folders], **describe(part))
-    log(f"average: mean of steps {recipe['AVERAGE_STEPS']} in {paths.average}, verified")
+    else:
+        with new_folder(paths.average) as part:
+            digests = average(folders, part, args.workers)
+            verify(part, paths.start, ENDS[recipe["CHAT"]])
+            facts = describe(part, digests)
+            write_done(part, keys, inputs, steps=[int(step) for step in steps], **facts)
+        log(f"average: mean of steps {recipe['AVERAGE_STEPS']} in {paths.average}, verified")
+    if args.remove_inputs:
+        remove_inputs(paths, folders)
 
 
 if __name__ == "__main__":

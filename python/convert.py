@@ -168,19 +168,25 @@ def convert(exported: Path, start: Path, target: Path, end_of_turn: str) -> None
 def main() -> None:
     parser = recipes.parser(__doc__)
     parser.add_argument("--step", type=int, help="only this step (default: all of AVERAGE_STEPS)")
+    parser.add_argument("--again", action="store_true", help="also what was removed once it was averaged")
     parser.add_argument("--exported", type=Path, help="that step as the engine's converter wrote it")
     parser.add_argument("--todo", action="store_true", help="print the steps that are not converted yet, and stop")
     args, recipe, paths = recipes.open_run(parser)
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
     saved = saved_steps(recipe["ENGINE"], paths.train / "checkpoints")
-    missing = [step for step in steps if step not in saved and not (paths.convert / f"step_{step}").is_dir()]
-    if missing:
-        have = " ".join(map(str, saved)) or "none"
-        raise Failure(
-            f"step {missing[0]} is not saved (saved: {have}); run: make train MODEL={args.model} ROUND={args.round}"
-        )
-    train = read_done(paths.train, f"run: make train MODEL={args.model} ROUND={args.round}")
+    gone = {} if args.again else recipes.removed(paths)
+    again = f"MODEL={args.model} ROUND={args.round}"
+
+    def demand_saved(step: int) -> None:
+        if step not in saved:
+            have = " ".join(map(str, saved)) or "none"
+            raise Failure(f"step {step} is not saved (saved: {have}); run: make train {again}")
+
+    for step in steps:
+        if not (paths.convert / f"step_{step}").is_dir() and f"step_{step}" not in gone:
+            demand_saved(step)
+    train = read_done(paths.train, f"run: make train {again}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     for step in steps:
         started = time.time()
@@ -191,6 +197,12 @@ def main() -> None:
             if not args.todo:
                 log(f"convert: step {step} is already there")
             continue
+        kept = None if target.is_dir() else gone.get(target.name)
+        if kept and kept["recipe"] == keys and kept["inputs"] == inputs:
+            if not args.todo:
+                log(f"convert: step {step} is averaged and was removed; --step {step} --again makes it again")
+            continue
+        demand_saved(step)
         if args.todo:
             print(step)
             continue

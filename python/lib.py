@@ -254,11 +254,14 @@ def write_done(folder: Path, keys: dict[str, str], inputs: dict[str, str], **fac
     return done
 
 
-def describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """outputs (file -> sha256) and bytes (file -> size) of a folder: what DONE says of a stage's result."""
+def describe(folder: Path, known: dict[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """outputs (file -> sha256) and bytes (file -> size) of a folder: what DONE says of a stage's result.
+
+    known: hashes of files that need not be read for it.
+    """
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != "DONE")
     return {
-        "outputs": {path.name: sha256(path) for path in files},
+        "outputs": {path.name: (known or {}).get(path.name) or sha256(path) for path in files},
         "bytes": {path.name: path.stat().st_size for path in files},
     }
 

@@ -5,6 +5,7 @@ import gc
 import multiprocessing
 import os
 import signal
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -13,6 +14,7 @@ from typing import Any, Self, TypeVar
 from lib import Interrupted, usage
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
+KILLED = "a worker was killed, maybe for memory; set WORKERS to fewer, and run it again"
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -88,9 +90,36 @@ class Workers:
                     yield running.pop(future), future.result()
         except BrokenProcessPool:
             self.kill()
-            raise Interrupted("a worker was killed, maybe for memory; set WORKERS to fewer, and run it again") from None
+            raise Interrupted(KILLED) from None
         except Exception:
             self.kill()  # before anybody removes what they write
+            raise
+
+    def ordered(
+        self, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
+    ) -> Iterator[tuple[Task, Result]]:
+        """Like run, but in the order of the tasks.
+
+        A task is begun only when the caller has done with the one `ahead` before it, so that tasks may use `ahead`
+        buffers in turn.
+        """
+        running: deque[tuple[Task, Future[Result]]] = deque()
+        left = iter(tasks)
+        try:
+            while True:
+                for task in left:
+                    running.append((task, self.pool.submit(function, task)))
+                    if len(running) >= ahead:
+                        break
+                if not running:
+                    return
+                task, future = running.popleft()
+                yield task, future.result()
+        except BrokenProcessPool:
+            self.kill()
+            raise Interrupted(KILLED) from None
+        except Exception:
+            self.kill()
             raise
 
 

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from lib import ROOT, Failure, read_done, run, usage
+from lib import ROOT, Failure, read_done, read_json, run, usage
 
 RECIPES = ROOT / "recipes"
 # What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.
@@ -311,6 +311,8 @@ def check(model: str, r: Recipe) -> None:
 
 # --- where things lie --------------------------------------------------------------------------------------------
 
+REMOVED = "REMOVED"  # beside the average's DONE: step_<S> -> DONE of a converted step that was removed after averaging
+
 
 class Paths:
     """The folders of one run below WORK: the output mirrors the stages, and no round shares one with another."""
@@ -341,6 +343,19 @@ def read_data(paths: Paths, again: str) -> dict[str, Any]:
         form = f"DATA_FORMAT={made.get('DATA_FORMAT')} DATA_FORM={made.get('DATA_FORM')}"
         raise Failure(f"{paths.data} holds {form}, not input/output JSONL; run make data {again} in another WORK")
     return done
+
+
+def removed(paths: Paths) -> dict[str, dict[str, Any]]:
+    """The manifests of the steps that were removed when they had been averaged, by folder name."""
+    record = paths.average / REMOVED
+    return read_json(record) if record.is_file() and (paths.average / "DONE").is_file() else {}
+
+
+def converted(paths: Paths, step: int | str, remedy: str) -> dict[str, Any]:
+    """The manifest of a converted step, be it there or averaged and removed. Raises Failure with `remedy`."""
+    folder = paths.convert / f"step_{step}"
+    kept = None if folder.is_dir() else removed(paths).get(folder.name)
+    return kept or read_done(folder, remedy)
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -26,8 +26,7 @@ def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[st
     }
     done = {name: read_done(folder, f"run: make {name} {again}") for name, folder in folders.items()}
     steps = [
-        read_done(paths.convert / f"step_{step}", f"run: make convert {again}")
-        for step in recipe["AVERAGE_STEPS"].split(",")
+        recipes.converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")
     ]
     done["convert"] = {
         "seconds": round(sum(step["seconds"] for step in steps), 1),

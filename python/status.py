@@ -70,7 +70,8 @@ def training(paths: recipes.Paths, recipe: recipes.Recipe) -> tuple[str, str]:
 def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[Job]]) -> list[tuple[str, ...]]:
     """One row per stage: name, state, progress, time left, jobs."""
     steps = recipe["AVERAGE_STEPS"].split(",")
-    converted = sum((paths.convert / f"step_{step}" / "DONE").is_file() for step in steps)
+    gone = recipes.removed(paths)
+    converted = sum((paths.convert / f"step_{s}" / "DONE").is_file() or f"step_{s}" in gone for s in steps)
     folders = {"data": paths.data, "model": paths.start, "train": paths.train, "average": paths.average}
     folders |= {"eval": paths.eval, "results": paths.results}
     rows = []

@@ -76,12 +76,19 @@ open_venv() {
 }
 pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 
+# check_options: of the environment, where a slip of the pen would cost something.
+check_options() {
+    [[ ${REMOVE_AFTER_AVERAGE:-1} == 1 ]] ||
+        usage "REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE; give 1 to remove the converted steps, or leave it out"
+}
+
 # open_stage MODEL ROUND: everything that a stage needs before it can run: recipe, folders, Python.
 open_stage() {
     [[ $# == 2 ]] || usage "wrong number of arguments; usage: ${0##*/} MODEL ROUND"
     MODEL=$1 ROUND=$2
     load_cluster
     load_recipe "$MODEL" "$ROUND"
+    check_options
     open_work
     open_venv
 }

@@ -11,6 +11,7 @@
 # KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
+# REMOVE_AFTER_AVERAGE=1  remove the converted steps when their average is verified
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
@@ -18,10 +19,15 @@ help_on_request "$@"
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
 load_recipe "$MODEL" "$ROUND"
+check_options
 case $STAGE in
     train)
         stages=(train convert average)
-        if [[ -n ${EVAL_SET:-} ]]; then stages+=(eval results); else log "recipe $MODEL names no EVAL_SET: the chain ends with average" >&2; fi
+        if [[ -n ${EVAL_SET:-} ]]; then
+            stages+=(eval results)
+        elif ! dry; then
+            log "recipe $MODEL names no EVAL_SET: the chain ends with average"
+        fi
         ;;
     cache | convert | average | eval | results) stages=("$STAGE") ;;
     *) usage "no stage '$STAGE'; it is cache, train, convert, average, eval or results" ;;
@@ -56,7 +62,8 @@ check_inputs() {
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;
         average)
             for step in ${AVERAGE_STEPS//,/ }; do
-                [[ -f $RUN/convert/step_$step/DONE ]] || die "step $step is not converted; run: make convert $again"
+                [[ -f $RUN/convert/step_$step/DONE || -f $RUN/average/REMOVED ]] ||
+                    die "step $step is not converted; run: make convert $again"
             done
             ;;
         eval) [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again" ;;

@@ -145,6 +145,23 @@ def finished(trained: Repo, repo: Repo) -> Repo:
     return repo
 
 
+@pytest.fixture(scope="session")
+def prepared_mega(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """Data and base model of mega, made once."""
+    repo = Repo(tmp_path_factory.mktemp("mega") / "repo")
+    ok(repo.call("scripts/data.sh", "mega", "1"))
+    ok(repo.call("scripts/model.sh", "mega", "1"))
+    return repo
+
+
+@pytest.fixture
+def mega(prepared_mega: Repo, repo: Repo) -> Repo:
+    """A copy of its own with mega's data and base model in WORK."""
+    for name in ("data", "models"):
+        shutil.copytree(prepared_mega.work / name, repo.work / name)
+    return repo
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """An empty file system of 1 MiB; mounting it takes root."""

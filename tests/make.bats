@@ -122,17 +122,36 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     run make -s eval MODEL=qwen7b ROUND=2 DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm
     [ "$status" -eq 0 ]
     golden qwen7b.eval.slurm.txt
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=2 RUN_AFTER=41,42 TIME_MIN=1:00:00 MAIL_USER=me@x.org \
+        CPU_PARTITION=cpu
+    [ "$status" -eq 0 ]
+    golden qwen7b.options.slurm.txt
+    run make -s convert MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm CONVERSION_STEP=last
+    [[ $output == *"/convert.sbatch qwen7b 1 30000" ]]
 }
 
 @test "what is not part of this version says so and writes nothing" {
-    run make -s train MODEL=qwen7b WORK="$TMP/w"
+    cp -r scripts python recipes sbatch docker Makefile "$TMP"
+    cd "$TMP"
+    sed -i 's/^ENGINE=.*/ENGINE=nemo2/' recipes/tiny.env
+    run scripts/submit.sh train tiny 1
+    [ "$status" -eq 1 ]
+    [[ $output == *"error: engine nemo2 is not part of this version; "* ]]
+    [ ! -e "$TMP/work" ]
+}
+
+@test "nemo-rl trains in Slurm jobs only" {
+    run make -s train MODEL=llama31-8b WORK="$TMP/w"
     [ "$status" -eq 2 ]
-    [[ $output == *"error: engine nemo-rl is not part of this version; "* ]]
+    [[ $output == *"; use LAUNCHER=slurm"* ]]
     [ ! -e "$TMP/w" ]
+    run make -s cache MODEL=tiny WORK="$TMP/w"
+    [[ $output == *"error: engine automodel needs no cache; "* ]]
 }
 
 @test "options of the launcher are checked" {
-    for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 SAVE_RESERVE=2m; do
+    for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 SAVE_RESERVE=2m RUN_AFTER=1:2 CONVERSION_STEP=first KEEP_CHECKPOINTS=3 \
+        PROFILE_STEPS=5; do
         run make -s train MODEL=tiny WORK="$TMP/w" "$wrong"
         [ "$status" -eq 2 ]
         [[ ${lines[0]} == "error: $wrong; "* ]]
@@ -171,9 +190,9 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     cd "$TMP"
     cp cluster.env.example cluster.env
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w"
-    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 8 ] # LAUNCHER=slurm and JOBS=4 are the example's
+    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 11 ] # LAUNCHER=slurm and JOBS=4 are the example's
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" JOBS=1
-    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 5 ]
+    [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 8 ]
     echo 'JOBS="2"' >>cluster.env
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w"
     [ "$status" -eq 2 ]
@@ -181,12 +200,12 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "every script explains itself" {
-    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo}.sh sbatch/*.sbatch; do
+    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for script in python/{recipe,nemo_rl,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
+    for script in python/{recipe,nemo_rl,nemo_rl_link,nemo_rl_log,ray_wait,checkpoints,plan,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

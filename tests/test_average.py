@@ -2,7 +2,11 @@
 
 import json
 import shutil
+import signal
+import struct
 import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,9 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import average
 import convert
-from conftest import Repo, failed, ok
+import mean
+from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
 from lib import Failure
 from openmath import END_OF_TURN, ENDS
+
+sys.path.insert(0, str(ROOT / "tests" / "bench"))
+
+from measure import measure
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -94,6 +103,152 @@ def test_integers_have_no_mean(tmp_path: Path) -> None:
         save_file({"q": torch.ones(3, dtype=torch.int8)}, tmp_path / m / "model.safetensors")
     with pytest.raises(Failure, match="I8, which has no mean"):
         average.check_alike([tmp_path / "m0", tmp_path / "m1"])
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int64", "float8_e4m3fn", "float64"])
+def test_other_dtypes_are_refused(dtype: str, tmp_path: Path) -> None:
+    save_shards(tmp_path / "m0", {"a": torch.ones(3), "q": torch.ones(3).to(getattr(torch, dtype))}, 1)
+    with pytest.raises(Failure, match=r"tensor q is (BOOL|I64|F8_E4M3|F64), which has no mean here; average F32, F16"):
+        average.check_alike([tmp_path / "m0"])
+
+
+# Bits of numbers whose mean is hard: subnormals, large ones whose sum is still finite, both zeros, and neighbours
+# whose mean is a tie.
+AWKWARD = {
+    torch.bfloat16: (torch.int16, (0x0001, 0x0003, 0x007F, 0x0080, 0x7E00, 0x3F80, 0x3F81, 0x3F82, 0x3F83, 0x0000)),
+    torch.float16: (torch.int16, (0x0001, 0x0003, 0x03FF, 0x0400, 0x7BFF, 0x3C00, 0x3C01, 0x3C02, 0x3C03, 0x0000)),
+    torch.float32: (torch.int32, (0x00000001, 0x00000003, 0x007FFFFF, 0x00800000, 0x7DFFFFFF, 0x3F800001, 0x00000000)),
+}
+
+
+def awkward(dtype: torch.dtype, count: int, generator: torch.Generator) -> torch.Tensor:
+    bits, values = AWKWARD[dtype]
+    which = torch.randint(len(values), (count,), generator=generator)
+    made = torch.tensor(values, dtype=bits)[which].view(dtype)
+    made = torch.where(torch.rand(count, generator=generator) < 0.3, torch.randn(count, generator=generator), made)
+    sign = torch.randint(2, (count,), generator=generator) * 2 - 1
+    return (made * sign).to(dtype)
+
+
+def save_shards(folder: Path, tensors: dict[str, torch.Tensor], count: int) -> None:
+    """Every count-th tensor to the same file; one file has no index."""
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    if count == 1:
+        return save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    files = {name: f"model-{n % count + 1:05d}-of-{count:05d}.safetensors" for n, name in enumerate(tensors)}
+    for file in set(files.values()):
+        save_file({n: t for n, t in tensors.items() if files[n] == file}, folder / file, metadata={"format": "pt"})
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": files}))
+
+
+def reference(parts: list[torch.Tensor]) -> torch.Tensor:
+    total = parts[0].to(torch.float32, copy=True)
+    for part in parts[1:]:
+        total += part
+    total /= len(parts)
+    return total.to(parts[0].dtype)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+@pytest.mark.parametrize(("chunk", "block"), [(12, 8), (28, 4), (64, 64), (mean.CHUNK, mean.BLOCK)])
+@pytest.mark.parametrize("dtype", AWKWARD)
+def test_bits_are_those_of_torch_wherever_it_is_cut(
+    dtype: torch.dtype, chunk: int, block: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another number of shards in each model, tensors of odd lengths across the cuts, and one of another dtype."""
+    monkeypatch.setattr(mean, "CHUNK", chunk)
+    monkeypatch.setattr(mean, "BLOCK", block)
+    generator = torch.Generator().manual_seed(count)
+    sizes = {"a": 257, "b": 1, "c": 3, "d": 64, "e": 33, "f": 5}
+    models = []
+    for m in range(count):
+        models.append({name: awkward(dtype, size, generator) for name, size in sizes.items()})
+        other = torch.float32 if dtype != torch.float32 else torch.bfloat16
+        models[-1]["bb"] = torch.randn(7, generator=generator).to(other)
+        save_shards(tmp_path / f"m{m}", models[-1], m % 3 + 1)
+    target = tmp_path / "mean"
+    target.mkdir()
+    digests = average.average([tmp_path / f"m{m}" for m in range(count)], target, workers=2)
+    made = weights(target)
+    assert made.keys() == models[0].keys()
+    for name, tensor in made.items():
+        wanted = reference([model[name] for model in models])
+        assert tensor.dtype == wanted.dtype
+        assert torch.equal(tensor.view(torch.uint8), wanted.view(torch.uint8)), name
+    assert digests == {path.name: average.sha256(path) for path in target.glob("*.safetensors")}
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in made.values()), "of tensors, not of files"
+    assert {p.name for p in target.glob("*.safetensors")} == {p.name for p in (tmp_path / "m0").glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("dtype", AWKWARD)
+def test_what_is_not_finite_is_named(
+    dtype: torch.dtype, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mean, "CHUNK", 40)
+    monkeypatch.setattr(mean, "BLOCK", 12)
+    for m in range(2):
+        tensors = {name: torch.ones(33, dtype=dtype) for name in "abc"}
+        if m:
+            tensors["b"][17] = value
+        save_shards(tmp_path / f"m{m}", tensors, 1)
+    (tmp_path / "mean").mkdir()
+    with pytest.raises(Failure, match="the mean of tensor b is not finite"):
+        average.average([tmp_path / "m0", tmp_path / "m1"], tmp_path / "mean")
+
+
+def test_a_sum_beyond_float32_is_named(tmp_path: Path) -> None:
+    for m in range(2):
+        save_shards(tmp_path / f"m{m}", {"big": torch.full((9,), 3e38)}, 1)
+    (tmp_path / "mean").mkdir()
+    with pytest.raises(Failure, match="the mean of tensor big is not finite"):
+        average.average([tmp_path / "m0", tmp_path / "m1"], tmp_path / "mean")
+
+
+def test_a_quantised_model_has_no_mean(tmp_path: Path) -> None:
+    for m in ("m0", "m1"):
+        save_shards(tmp_path / m, {"a": torch.ones(3)}, 1)
+    (tmp_path / "m1/config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    with pytest.raises(Failure, match=r"m1 is quantised .*; average unquantised models"):
+        average.check_alike([tmp_path / "m0", tmp_path / "m1"])
+
+
+def sparse(folder: Path, megabytes: int) -> Path:
+    """A model of one bfloat16 tensor of zeros that takes no room on the disk."""
+    folder.mkdir()
+    size = megabytes << 20
+    header = json.dumps({"w": {"dtype": "BF16", "shape": [size // 2], "data_offsets": [0, size]}}).encode()
+    header += b" " * (-len(header) % 8)
+    with open(folder / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(8 + len(header) + size)
+    return folder
+
+
+def test_memory_is_that_of_the_buffers(tmp_path: Path) -> None:
+    """One tensor of 200 MiB in two models: with the processes' own memory, pages of files counted, less than it."""
+    models = [sparse(tmp_path / name, 200) for name in ("m0", "m1")]
+    command = [sys.executable, ROOT / "python/average.py", "--workers", 2, "--of", *models, "--to", tmp_path / "mean"]
+    usage = measure(list(map(str, command)), log=tmp_path / "log")
+    assert (tmp_path / "mean/model.safetensors").stat().st_size > 200 << 20
+    assert usage.rss < 180 << 20
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    models = [sparse(tmp_path / name, 4000) for name in ("m0", "m1")]
+    command = [sys.executable, ROOT / "python/average.py", "--of", *models, "--to", tmp_path / "mean"]
+    process = subprocess.Popen(
+        list(map(str, command)), stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heed_ctrl_c
+    )
+    while not list(tmp_path.glob(".mean.part/*")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert errors == "error: interrupted; run the same command again to go on\n"
+    assert {p.name for p in tmp_path.iterdir()} == {"m0", "m1"}
 
 
 def step_file(repo: Repo, step: int = 50) -> Path:
@@ -221,3 +376,81 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     mended = json.loads((folder / "config.json").read_text())
     assert (mended["eos_token_id"], mended["rope_theta"], mended["rope_scaling"]) == (end, 500000.0, scaling)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == end
+
+
+# --- exactly these steps, and removing them ----------------------------------------------------------------------
+
+
+def test_steps_are_matched_by_their_whole_name(finished: Repo) -> None:
+    """Neighbours whose names contain the steps', or are contained in them, are not averaged."""
+    convert, target = finished.run_dir() / "convert", finished.run_dir() / "average"
+    before = finished.done(target)["outputs"]
+    shutil.rmtree(target)
+    for name in ("step_4", "step_400", "step_500", "step_5", "old_step_60"):
+        shutil.copytree(convert / "step_50", convert / name)
+        rewrite(next((convert / name).glob("*.safetensors")), lambda t: t["model.norm.weight"].fill_(9))
+    ok(finished.stage("average"))
+    done = finished.done(target)
+    weights_of = [name for name in before if name.endswith(".safetensors")]
+    assert [done["outputs"][name] for name in weights_of] == [before[name] for name in weights_of]
+    assert done["steps"] == [40, 50, 60]
+    shutil.rmtree(target)
+    shutil.rmtree(convert / "step_40")
+    failed(finished.stage("average"), "step_40 is not finished")
+
+
+def test_averaged_steps_are_removed_on_request_and_not_missed(finished: Repo) -> None:
+    """The average is there when it is asked for first; a new one is in the next test."""
+    run = finished.run_dir()
+    (run / "convert/step_400").mkdir()
+    checkpoints = sorted(p for p in (run / "train").rglob("*") if p.is_file())
+    failed(finished.call("scripts/submit.sh", "average", "mini", "1", REMOVE_AFTER_AVERAGE="yes"), "give 1")
+    out = ok(finished.call("scripts/submit.sh", "average", "mini", "1", REMOVE_AFTER_AVERAGE="1"))
+    lines = [line for line in out.splitlines() if "removed" in line]
+    assert len(lines) == 1 and "read back from the disk as written; removed step_40, step_50, step_60" in lines[0]
+    assert [p.name for p in (run / "convert").iterdir()] == ["step_400"]
+    assert sorted(p for p in (run / "train").rglob("*") if p.is_file()) == checkpoints
+
+    assert "average is already there" in ok(finished.call("scripts/submit.sh", "average", "mini", "1"))
+    out = ok(finished.call("scripts/submit.sh", "train", "mini", "1", REMOVE_AFTER_AVERAGE="1"))
+    for words in ("step 50 is averaged and was removed", "average is already there", "eval is already there"):
+        assert words in out, words
+    shutil.rmtree(run / "results")
+    ok(finished.call("scripts/submit.sh", "results", "mini", "1"))
+    status = ok(finished.call("scripts/status.sh", "mini", "1"))
+    assert "3/3 steps" in status
+
+    ok(finished.stage("convert", "mini", "--step", 50, "--again"))
+    assert (run / "convert/step_50/DONE").is_file()
+    assert "average is already there" in ok(finished.stage("average"))
+    shutil.rmtree(run / "average")
+    failed(finished.call("scripts/submit.sh", "average", "mini", "1"), "step 40 is not converted")
+    ok(finished.stage("convert"))
+    assert {p.name for p in (run / "convert").iterdir()} == {"step_40", "step_50", "step_60", "step_400"}
+
+
+def test_removed_steps_of_another_training_are_made_anew(finished: Repo) -> None:
+    run = finished.run_dir()
+    shutil.rmtree(run / "average")
+    out = ok(finished.stage("average", "mini", "--remove-inputs"))
+    assert "average, verified" in out and out.count("; removed step_40") == 1 and not list((run / "convert").iterdir())
+    (run / "train/DONE").unlink()
+    ok(finished.stage("train", "mini", "--check"))  # writes DONE anew
+    ok(finished.stage("convert"))
+    assert all((run / f"convert/step_{step}/DONE").is_file() for step in (40, 50, 60))
+
+
+@pytest.mark.parametrize("what", ["changed", "missing"])
+def test_nothing_is_removed_when_the_average_is_not_as_written(what: str, finished: Repo) -> None:
+    run = finished.run_dir()
+    file = next((run / "average").glob("*.safetensors"))
+    if what == "changed":
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.write_bytes(content)
+    else:
+        file.unlink()
+    failed(finished.stage("average", "mini", "--remove-inputs"), str(file), "no step was removed")
+    assert {p.name for p in (run / "convert").iterdir()} == {"step_40", "step_50", "step_60"}
+    assert all(list((run / f"convert/step_{step}").glob("*.safetensors")) for step in (40, 50, 60))
+    assert not (run / "average/REMOVED").exists()

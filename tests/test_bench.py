@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import math
+import os
 import re
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from lib import Failure
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
+import average_bench
 import data_bench
 import generate
 from measure import measure
@@ -249,3 +252,42 @@ def test_awkward_rows_are_the_published_ones_byte_for_byte(prepared: Repo, repo:
     tokenizer = prepared.work / "models" / "mini"
     wanted, made = published(source, tmp_path / "out", tokenizer, "1", 0), ours(repo, source, tokenizer, "1")
     assert len(made) == 3 * len(problems) and made == wanted
+
+
+# --- averaging against the upstream algorithm --------------------------------------------------------------------
+
+
+def test_the_checkpoints_have_the_tensors_of_qwen2_5_1_5b() -> None:
+    tensors = average_bench.shapes(average_bench.FULL)
+    assert len(tensors) == 338
+    assert (
+        2 * sum(math.prod(shape) for shape in tensors.values()) == 3_087_428_608
+    )  # the published file, less its header
+    assert tensors["model.layers.27.self_attn.k_proj.weight"] == (256, 1536)
+
+
+def test_averaging_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
+    """The whole bench on 2 MB: same bits as the upstream algorithm, or it fails."""
+    env = os.environ | {"BENCH": "average", "BENCH_DIR": str(tmp_path / "b"), "BENCH_SAVE": str(tmp_path / "save.json")}
+    env |= {"AVERAGE_MB": "2", "AVERAGE_TIMES": "1", "VENV": sys.prefix}
+    done = subprocess.run([BENCH / "run.sh"], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all 338 tensors are those of the upstream algorithm, bit for bit" in done.stdout
+    assert "times as fast as the upstream algorithm" in done.stdout
+    saved = json.loads((tmp_path / "save.json").read_text())
+    kinds = {(run["what"], run["cached"]) for run in saved["runs"]}
+    assert len(kinds) == len(saved["runs"]) == 6
+    assert len(list((tmp_path / "b/checkpoints-2").glob("step_*/*.safetensors"))) == 16
+    assert saved["code"]["commit"] and "core" in saved["hardware"]
+
+
+def test_another_average_fails_the_bench(tmp_path: Path) -> None:
+    bench = average_bench.Bench(tmp_path, 1, 1)
+    bench.wanted = average_bench.digests(bench.source / "step_250")
+    with pytest.raises(Failure, match="tensors are not the upstream algorithm's"):
+        bench.run(average_bench.OURS, True)
+
+
+def test_an_unknown_bench_is_refused() -> None:
+    done = subprocess.run([BENCH / "run.sh"], env=os.environ | {"BENCH": "eval"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "BENCH=eval; it is data or average" in done.stderr

@@ -64,7 +64,7 @@ def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> N
     for command in commands:
         command = command.replace("=dir", "=work/data/tiny/source")
         if command == "make bench":
-            command += " ROWS=200"
+            command += " ROWS=200 AVERAGE_MB=20 AVERAGE_TIMES=1"
         out = clone.run(command, SLURM_CONF=cluster["SLURM_CONF"])
         if "LAUNCHER=slurm" in command or command.startswith("sbatch"):
             queued = out.partition("queued jobs")[2].partition(";")[0] or out.partition("Submitted batch job")[2]

@@ -349,7 +349,7 @@ def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
     )
     path = prepared.work / "data/mini/round1/all.jsonl"
     offsets = [sum(map(len, path.read_bytes().splitlines(True)[:i])) for i in range(260)]
-    total = count((path, prepared.work / "models/mini", "automodel", offsets)).total
+    total = count((path, prepared.work / "models/mini", "<|im_end|>", offsets)).total
     assert plan.moments(report)[1] == pytest.approx(sum(t * t for t in total) / 260, rel=0.02)
 
 

@@ -93,6 +93,7 @@ engine_train() {
     if [[ -f $logs/failed ]]; then
         if ((status == 0)); then status=1; fi
         if [[ -f $logs/driver.log ]]; then grep -aE '(Error|Exception|Killed)' "$logs/driver.log" | tail -n 3 | cut -c 1-300; fi
+        # shellcheck disable=SC2034 # train.sbatch says it
         REASON=$(<"$logs/failed")
     fi
     return "$status"
