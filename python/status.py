@@ -95,8 +95,10 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
             state = live[0][1].lower()
         elif name == "train" and active(paths.train):
             state = "running"
-        elif queued and queued[-1][1]:
-            state = queued[-1][1].lower()  # how the last of its jobs ended
+        elif queued and queued[-1][1]:  # how the last of its jobs ended; of those side by side, one that failed
+            ended = [job[1] for job in queued]
+            failed = [s for s in ended if s not in ("", "COMPLETED")] if name == "convert" else []
+            state = (failed or ended[-1:])[0].lower()
         else:
             state = "unfinished" if name == "train" and (paths.train / "RUN").is_file() else "-"
         shown = " ".join(

@@ -55,8 +55,13 @@ def test_demo_from_a_fresh_clone(clone: Clone) -> None:
 
 def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> None:
     """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
-    lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#.*)?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    commands = [line for line in lines if line not in ("make demo", "make test")]
+    lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#(.*))?$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    # What needs GPUs is printed, not run.
+    commands = [
+        line + " DRY_RUN=1" * ("needs GPUs" in comment)
+        for line, comment in lines
+        if line not in ("make demo", "make test")
+    ]
     (clone.path / "gen").mkdir()
     row = {"problem": "1+1?", "generation": "\\boxed{2}", "expected_answer": "2", "symbolic_correct": True}
     (clone.path / "gen/output-rs0.jsonl").write_text(json.dumps(row) + "\n")
@@ -66,10 +71,12 @@ def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> N
         if command == "make bench":
             command += " ROWS=200 AVERAGE_MB=20 AVERAGE_TIMES=1"
         out = clone.run(command, SLURM_CONF=cluster["SLURM_CONF"])
-        if "LAUNCHER=slurm" in command or command.startswith("sbatch"):
+        if "DRY_RUN" in command:
+            assert "sbatch --parsable" in out
+        elif "LAUNCHER=slurm" in command or command.startswith("sbatch"):
             queued = out.partition("queued jobs")[2].partition(";")[0] or out.partition("Submitted batch job")[2]
             jobs = queued.split()
-            assert len(jobs) == (8 if "LAUNCHER" in command else 1), out
+            assert len(jobs) == (11 if "LAUNCHER" in command else 1), out
             # Wait for the last, so that the next command meets no running chain.
             wait = f"until scontrol show job {jobs[-1]} | grep -q JobState=COMPLETED; do sleep 1; done"
             clone.run(f"timeout 120 bash -c '{wait}'", SLURM_CONF=cluster["SLURM_CONF"])

@@ -83,7 +83,7 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     slurm.edit("recipes/mini.round1.env", "SAVE_EVERY=10", "SAVE_EVERY=100")
     slurm.edit("recipes/mini.round1.env", "=40,50,60", "=300,400")
     jobs = submit(slurm, SBATCH_TIMELIMIT="1", SAVE_RESERVE="0")
-    assert [name for name, _ in jobs] == ["train", "train", "convert", "average", "eval", "results"]
+    assert [name for name, _ in jobs] == ["train", "train", "convert", "convert", "average", "eval", "results"]
     first, second = jobs[0][1], jobs[1][1]
     for _, job in jobs[1:]:
         ok(slurm.call("scontrol", "update", f"jobid={job.id}", "timelimit=10"))
@@ -125,14 +125,16 @@ def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
     file = next(exported.glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-1])
     jobs = submit(repo)
-    states = {name: job.wait(90) for name, job in jobs}
-    assert states == {
-        "train": "COMPLETED", "convert": "FAILED", "average": "CANCELLED", "eval": "CANCELLED", "results": "CANCELLED",
-    }, {name: job.log() for name, job in jobs}  # fmt: skip
-    assert "truncated" in jobs[2][1].log() and "Traceback" not in jobs[2][1].log()
+    states = [(name, job.wait(90)) for name, job in jobs]
+    assert states == [
+        ("train", "COMPLETED"), ("train", "COMPLETED"),
+        ("convert", "COMPLETED"), ("convert", "FAILED"), ("convert", "COMPLETED"),
+        ("average", "CANCELLED"), ("eval", "CANCELLED"), ("results", "CANCELLED"),
+    ], {name: job.log() for name, job in jobs}  # fmt: skip
+    assert "truncated" in jobs[3][1].log() and "Traceback" not in jobs[3][1].log()
     assert not (repo.run_dir() / "average").exists()
     status = ok(repo.call("scripts/status.sh", "mini", "1"))
-    assert re.search(r"^convert +failed +1/3", status, re.MULTILINE) and re.search(
+    assert re.search(r"^convert +failed +2/3", status, re.MULTILINE) and re.search(
         r"^eval +cancelled", status, re.MULTILINE
     )
 
@@ -219,6 +221,19 @@ def test_a_machine_without_slurm_fails_in_ci_and_skips_elsewhere(tmp_path: Path)
             command, cwd=ROOT, env=env | ({"CI": ci} if ci else {}), capture_output=True, text=True, timeout=120
         )
         assert run.returncode == code and word in run.stdout and "PORT_BASE is 'none'" in run.stdout, run.stdout
+
+
+def test_a_chain_after_other_jobs(slurm_finished: Repo) -> None:
+    """Slurm takes a dependency on a job that does not exist for fulfilled; here it is refused."""
+    repo = slurm_finished
+    failed(
+        repo.call("scripts/submit.sh", "train", "mini", "1", RUN_AFTER="999999"), "RUN_AFTER: Slurm knows no job 999999"
+    )
+    before = [ok(repo.call("sbatch", "--parsable", "--wrap", f"exit {n}")).strip() for n in (0, 1)]
+    for name, job in submit(repo, JOBS=1, RUN_AFTER=before[0]):
+        assert job.wait(60) == "COMPLETED", (name, job.log())
+    states = [job.wait(60) for _, job in submit(repo, JOBS=2, RUN_AFTER=",".join(before))]
+    assert set(states) == {"CANCELLED"}, "one of the jobs before it has failed"
 
 
 def test_refusals_of_slurm_are_one_line(slurm: Repo) -> None:
