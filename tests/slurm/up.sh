@@ -6,7 +6,8 @@
 # (twins of /dev/null). The file systems are the host's; mounts made later below DIR show up on the nodes too.
 #
 # Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
-# EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different PORT_BASE live side by side.
+# EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
+# PORT_BASE live side by side.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 umask 022
