@@ -58,10 +58,10 @@ has() { # has IMAGE: in the builder's store
 # base_digest: of the base as it was pulled.
 base_digest() {
     case $BUILDER in
-        docker) docker image inspect --format '{{join .RepoDigests " "}}' "$base" | grep -oE 'sha256:[0-9a-f]{64}' | head -n 1 ;;
+        docker) docker image inspect --format '{{join .RepoDigests " "}}' "$base" ;;
         podman) podman image inspect --format '{{.Digest}}' "$base" ;;
         buildah) buildah inspect --type image --format '{{.FromImageDigest}}' "$base" ;;
-    esac
+    esac | grep -m 1 -oE 'sha256:[0-9a-f]{64}'
 }
 
 # versions: what the smoke test wrote into the image, read without running it.

@@ -231,7 +231,10 @@ def test_an_image_is_known_by_what_it_is_built_from(code: Repo) -> None:
         ("enroot", "docker", ["enroot import --output PART dockerd://IMAGE"]),
         ("pyxis", "podman", ["enroot import --output PART podman://IMAGE"]),
         ("apptainer", "docker", ["apptainer build PART docker-daemon:IMAGE"]),
-        ("apptainer", "podman", ["podman push IMAGE docker-archive:PART.tar", "apptainer build PART docker-archive:PART.tar"]),
+        (
+            "apptainer", "podman",
+            ["podman push IMAGE docker-archive:PART.tar", "apptainer build PART docker-archive:PART.tar"],
+        ),
         ("docker", "", []),
         ("podman", "", []),
         ("none", "", []),
@@ -248,7 +251,10 @@ def test_an_image_is_built_once_and_imported_atomically(
     assert calls(repo) == [] and not repo.work.exists()
 
     out = ok(repo.call(*make, "BUILDER_ARGS=--network=host --no-cache", **env))
-    image, target = f"nemo-sft-repro/nemo-rl:{tag(repo, 'nemo-rl')}", f"{repo.work}/images/nemo-rl-{tag(repo, 'nemo-rl')}"
+    image, target = (
+        f"nemo-sft-repro/nemo-rl:{tag(repo, 'nemo-rl')}",
+        f"{repo.work}/images/nemo-rl-{tag(repo, 'nemo-rl')}",
+    )
     build = (
         f"{builder} build --build-arg BASE_IMAGE=nvcr.io/nvidia/nemo-rl:v0.7.0 --tag {image}"
         f" --file {repo.root}/docker/nemo-rl.Dockerfile {repo.root}"
@@ -367,7 +373,8 @@ def test_srun_takes_the_options_and_the_image_holds(code: Repo, pyxis: dict[str,
     out = ok(srun(
         code,
         "pwd; cat /more/file; echo; touch /more/new 2>&1; touch scripts/new 2>&1; touch $WORK/new && echo written; "
-        "echo $NCCL_DEBUG $IMAGE_ONLY ${#HF_TOKEN} $SLURM_PROCID; ls /usr/bin/python3 $IMAGE 2>&1; touch /new; ls -d /[a-z]*",
+        "echo $NCCL_DEBUG $IMAGE_ONLY ${#HF_TOKEN} $SLURM_PROCID; ls /usr/bin/python3 $IMAGE 2>&1; "
+        "touch /new; ls -d /[a-z]*",
         **env,
     )).splitlines()  # fmt: skip
     assert out[:2] == [str(code.root), "from the host"]
@@ -376,7 +383,9 @@ def test_srun_takes_the_options_and_the_image_holds(code: Repo, pyxis: dict[str,
     assert "/usr/bin/python3: No such file" in out[6] and "image.sqsh: No such file" in out[7]
     assert "/new" in out[8:] and "/more" in out and not {"/home", "/root", "/opt"} & set(out)
     assert (code.work / "new").is_file() and not (more / "new").exists() and not (code.root / "scripts/new").exists()
-    assert ok(srun(code, "ls /new 2>&1 || true")).strip().endswith("No such file or directory"), "the image was written to"
+    assert ok(srun(code, "ls /new 2>&1 || true")).strip().endswith("No such file or directory"), (
+        "the image was written to"
+    )
     assert ok(srun(code, "touch /new 2>&1 || true", "--container-readonly")).strip().endswith("Read-only file system")
 
 
@@ -390,7 +399,7 @@ def test_srun_without_the_image_or_a_mount_fails(code: Repo, pyxis: dict[str, st
     assert "[pyxis double]" in ok(code.call("srun", "--help"))
 
 
-def test_a_training_link_in_pyxis(copy: Repo, trained: Repo, pyxis: dict[str, str]) -> None:
+def test_a_training_link_in_pyxis(copy: Repo, pyxis: dict[str, str]) -> None:
     """Engine automodel's own srun and launcher, in a file system that has Python only because it is mounted there."""
     copy.env |= pyxis
     target = ok(shell(copy, "container_target cpu", CONTAINER_RUNTIME="pyxis")).strip()
@@ -398,12 +407,14 @@ def test_a_training_link_in_pyxis(copy: Repo, trained: Repo, pyxis: dict[str, st
     shutil.copy(pyxis["IMAGE"], target)
     mounts = [f"{copy.env['VENV']}:/opt/venv:ro", "/usr/lib:/usr/lib:ro", "/usr/lib64:/usr/lib64:ro"]
     base = Path(sys.base_prefix).resolve()
-    mounts += [f"{base}:{base}:ro"] if base != Path("/usr") else [f"{p}:{p}:ro" for p in Path("/usr/bin").glob("python3*")]
+    mounts += (
+        [f"{base}:{base}:ro"] if base != Path("/usr") else [f"{p}:{p}:ro" for p in Path("/usr/bin").glob("python3*")]
+    )
     env = {"CONTAINER_RUNTIME": "pyxis", "CONTAINER_MOUNTS": ",".join(mounts)}
     job = Job(copy, ok(copy.call("sbatch", "--parsable", "sbatch/train.sbatch", "mini", "1", **env)).strip())
     assert job.wait(150) == "COMPLETED", job.log()
     assert (copy.run_dir() / "train/DONE").is_file()
-    assert copy.losses() == trained.losses()
+    assert sorted(copy.losses()) == list(range(1, 61))
     [log] = (copy.run_dir() / "train/logs").glob("*.log")
     assert "/opt/venv/" in log.read_text(errors="replace"), "it ran outside"
 
@@ -413,7 +424,7 @@ def test_a_training_link_in_pyxis(copy: Repo, trained: Repo, pyxis: dict[str, st
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """podman and buildah with a store of their own that holds a Debian as localhost/debian:12, made without a registry."""
+    """podman and buildah, with a store of their own, and a Debian in it that was made without a registry."""
     if os.geteuid() or not all(shutil.which(p) for p in ("podman", "buildah", "runc", "debootstrap")):
         missing("this takes root, podman, buildah, runc and debootstrap; run tests/install.sh slow")
     folder = tmp_path_factory.mktemp("podman")
@@ -427,9 +438,11 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         '[containers]\ndefault_ulimits = ["nofile=20000:20000", "nproc=4096:4096"]\n[engine]\nruntime = "runc"\n'
     )
     env = {
-        "CONTAINERS_CONF": str(folder / "containers.conf"), "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
-        "BASE_IMAGE": "localhost/debian:12", "BUILDER_ARGS": f"--network=host --isolation=chroot {pip_arguments(folder)}",
-    }  # fmt: skip
+        "CONTAINERS_CONF": str(folder / "containers.conf"),
+        "CONTAINERS_STORAGE_CONF": str(folder / "storage.conf"),
+        "BASE_IMAGE": "localhost/debian:12",
+        "BUILDER_ARGS": f"--network=host --isolation=chroot {pip_arguments(folder)}",
+    }
     path = {"PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
     base = ["debootstrap", "--variant=minbase", "bookworm", folder / "base"]
     made = subprocess.run(base, capture_output=True, text=True, env=os.environ | path)
@@ -458,7 +471,9 @@ def pip_arguments(folder: Path) -> str:
             elif path.is_absolute() and path.is_dir():
                 path = path.parent if path.name == "simple" else path  # an index has its files beside it
                 volumes.append(f"{path}:{path}")
-    text = "".join(f"{name} = {value}\n" for name, value in settings.items()).replace("\n", "\n  ").replace("\n  ", "\n")
+    text = (
+        "".join(f"{name} = {value}\n" for name, value in settings.items()).replace("\n", "\n  ").replace("\n  ", "\n")
+    )
     (folder / "pip.conf").write_text("[global]\n" + text)
     return " ".join(f"--volume={volume}:ro" for volume in sorted(set(volumes)))
 
@@ -467,8 +482,6 @@ def pip_arguments(folder: Path) -> str:
 def test_an_image_that_is_really_built_trains(copy: Repo, trained: Repo, real: dict[str, str]) -> None:
     """buildah builds docker/cpu.Dockerfile; podman runs a training link in it, with the same losses as without."""
     copy.env |= real | SECRETS
-    failing = copy.root / "docker/smoke.py"
-    text = failing.read_text()
     make = ("make", "-s", "container", "ENGINE=cpu", "CONTAINER_RUNTIME=podman", "BUILDER=buildah")
     out = ok(copy.call(*make, timeout=600))
     record = json.loads(next((copy.work / "images").glob("cpu-*.buildah.DONE")).read_text())
@@ -486,12 +499,9 @@ def test_an_image_that_is_really_built_trains(copy: Repo, trained: Repo, real: d
     [log] = (copy.run_dir() / "train/logs").glob("*.log")
     assert "/opt/venv/" in log.read_text(errors="replace"), "it ran outside"
 
-    # A smoke test that fails: no image.
-    failing.write_text(text.replace('"torch": "torch"', '"no_such_engine": "torch"', 1))
-    small = (copy.root / "docker/nemo2.Dockerfile").read_text().replace("python /opt", "/opt/venv/bin/python /opt")
-    (copy.root / "docker/nemo2.Dockerfile").write_text(small)
-    failing.write_text(text)
-    base = f"nemo-sft-repro/cpu:{record['tag']}"
-    env = {"CONTAINER_RUNTIME": "podman", "BUILDER": "buildah", "BASE_IMAGE": f"localhost/{base}"}
+    # A base without the engine: the smoke test fails, and there is no image.
+    copy.edit("docker/nemo2.Dockerfile", "RUN python", "RUN /opt/venv/bin/python")
+    base = f"localhost/nemo-sft-repro/cpu:{record['tag']}"
+    env = {"CONTAINER_RUNTIME": "podman", "BUILDER": "buildah", "BASE_IMAGE": base}
     failed(copy.call("scripts/container.sh", "nemo2", **env), "of nemo2 could not be built", "cannot import lightning")
     assert "nemo2" not in ok(copy.call("podman", "images"))

@@ -36,6 +36,7 @@ SPANK_PLUGIN(pyxis_double, 1);
 #define ROOT BASE "/root"
 
 enum { IGNORED, IMAGE, MOUNTS, WORKDIR, ENV, READONLY, OPTIONS };
+/* A hook that fails has to return less than nothing: ESPANK_ERROR is more, and the task would go on. */
 static char *given[OPTIONS];
 
 static int set_option(int which, const char *value, int remote)
@@ -45,11 +46,11 @@ static int set_option(int which, const char *value, int remote)
 		return ESPANK_SUCCESS;
 	if (which != READONLY && (!value || !*value)) {
 		slurm_error("pyxis: argument required");
-		return ESPANK_BAD_ARG;
+		return -1;
 	}
 	free(given[which]);
 	given[which] = strdup(value ? value : "");
-	return given[which] ? ESPANK_SUCCESS : ESPANK_ERROR;
+	return given[which] ? ESPANK_SUCCESS : -1;
 }
 
 static struct spank_option options[] = {
@@ -78,14 +79,14 @@ int slurm_spank_init(spank_t sp, int argc, char **argv)
 		return ESPANK_SUCCESS;
 	for (struct spank_option *option = options; option->name; option++)
 		if (spank_option_register(sp, option) != ESPANK_SUCCESS)
-			return ESPANK_ERROR;
+			return -1;
 	return ESPANK_SUCCESS;
 }
 
 static int fail(const char *what)
 {
 	slurm_error("pyxis: %s: %s", what, strerror(errno));
-	return ESPANK_ERROR;
+	return -1;
 }
 
 /* mkdir -p, the last part apart: that one is made as a folder or as an empty file. */
@@ -138,11 +139,11 @@ static int bind_mounts(char *list)
 		if (*source != '/' || *target != '/' || (rest && !readonly && strcmp(rest, "rw"))) {
 			slurm_error("pyxis: --container-mounts: invalid format or unknown flag: %s:%s:%s", source, target,
 				    rest ? rest : "");
-			return ESPANK_BAD_ARG;
+			return -1;
 		}
 		if (!bind(source, target, readonly)) {
 			slurm_error("pyxis: couldn't mount %s at %s: %s", source, target, strerror(errno));
-			return ESPANK_ERROR;
+			return -1;
 		}
 	}
 	return ESPANK_SUCCESS;
@@ -159,7 +160,7 @@ static int unpack(char *image, char *target)
 		return fail("unsquashfs");
 	if (status) {
 		slurm_error("pyxis: unsquashfs could not unpack %s", image);
-		return ESPANK_ERROR;
+		return -1;
 	}
 	return ESPANK_SUCCESS;
 }
@@ -176,7 +177,7 @@ int slurm_spank_task_init_privileged(spank_t sp, int argc, char **argv)
 		return ESPANK_SUCCESS;
 	if (stat(image, &status)) {
 		slurm_error("pyxis: couldn't find image %s: %s", image, strerror(errno));
-		return ESPANK_ERROR;
+		return -1;
 	}
 	if (unshare(CLONE_NEWNS) || mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL))
 		return fail("unshare");
@@ -187,7 +188,7 @@ int slurm_spank_task_init_privileged(spank_t sp, int argc, char **argv)
 		if (mount(image, BASE "/lower", NULL, MS_BIND | MS_REC, NULL))
 			return fail(image);
 	} else if (unpack(image, BASE "/lower")) {
-		return ESPANK_ERROR;
+		return -1;
 	}
 	snprintf(overlay, sizeof(overlay), "lowerdir=%s,upperdir=%s,workdir=%s", BASE "/lower", BASE "/upper", BASE "/work");
 	if (mount("overlay", ROOT, "overlay", 0, overlay))
@@ -196,7 +197,7 @@ int slurm_spank_task_init_privileged(spank_t sp, int argc, char **argv)
 		if (!bind(host[i], host[i], false) && errno != ENOENT)
 			return fail(host[i]);
 	if (given[MOUNTS] && bind_mounts(given[MOUNTS]))
-		return ESPANK_ERROR;
+		return -1;
 	if (given[READONLY] && mount(NULL, ROOT, NULL, MS_REMOUNT | MS_RDONLY, NULL))
 		return fail("--container-readonly");
 	if (chroot(ROOT) || chdir("/"))
@@ -242,5 +243,5 @@ int slurm_spank_task_init(spank_t sp, int argc, char **argv)
 		fclose(file);
 	if (chdir(workdir))
 		return fail(workdir);
-	return spank_setenv(sp, "PWD", workdir, 1) == ESPANK_SUCCESS ? ESPANK_SUCCESS : ESPANK_ERROR;
+	return spank_setenv(sp, "PWD", workdir, 1) == ESPANK_SUCCESS ? ESPANK_SUCCESS : -1;
 }
