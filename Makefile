@@ -11,7 +11,10 @@ export MODEL ROUND
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
   INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE LAUNCHER DRY_RUN ENGINE_CONFIG \
   JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
-  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI
+  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
+  BUILDER BUILDER_ARGS CONTAINER_RUNTIME CONTAINER_IMAGE CONTAINER_MOUNTS BASE_IMAGE
+# Of every other target the engine is the recipe's.
+OPTIONS += $(if $(filter container,$(MAKECMDGOALS)),ENGINE)
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
@@ -31,7 +34,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow bench setup show show-make plan data sft-data report inspect model cache train convert average eval results status clean
+.PHONY: help demo test test-slow bench setup container show show-make plan data sft-data report inspect model cache train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -42,6 +45,8 @@ demo: setup ## the whole chain on a tiny model, on this machine, without a GPU
 	@scripts/demo.sh
 setup: ## build .venv from the pinned requirements; every target that needs it calls it
 	@scripts/setup.sh
+container: ## build the engine's image and, for a cluster, import it: ENGINE=nemo-rl|automodel|nemo2|cpu
+	@scripts/container.sh "$$ENGINE"
 show: need-model ## print a recipe; ENGINE_CONFIG=1: the engine's own configuration of it
 	@scripts/show.sh "$$MODEL" "$$ROUND"
 plan: need-model ## tokens, FLOPs, GPU hours, jobs, memory and disk that a recipe will take

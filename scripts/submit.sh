@@ -57,8 +57,14 @@ if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --
 check_inputs() {
     local again="MODEL=$MODEL ROUND=$ROUND" step
     case $STAGE in
-        cache) [[ -n $(stage nemo_rl_link cache) ]] ;;
-        train) stage train --check >/dev/null ;;
+        cache)
+            [[ -n $(stage nemo_rl_link cache) ]]
+            check_container
+            ;;
+        train)
+            stage train --check >/dev/null
+            check_container
+            ;;
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;
         average)
             for step in ${AVERAGE_STEPS//,/ }; do
@@ -69,6 +75,16 @@ check_inputs() {
         eval) [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again" ;;
         results) [[ -f $RUN/eval/DONE ]] || die "nothing is evaluated yet; run: make eval $again" ;;
     esac
+}
+
+# check_container: the engine's image is there, and what it mounts; docker and podman have them on the nodes.
+check_container() {
+    local where=$LAUNCHER-${CONTAINER_RUNTIME:-none}
+    if [[ $where == local-pyxis ]]; then usage "CONTAINER_RUNTIME=pyxis is srun's; use LAUNCHER=slurm, or another runtime"; fi
+    if [[ $where == slurm-docker || $where == slurm-podman ]]; then return; fi
+    # shellcheck source=scripts/engines/automodel.sh
+    . "$ROOT/scripts/engines/$ENGINE.sh"
+    engine_container
 }
 
 # check_free: no chain of this run is queued or running. Slurm's list of it is in chain.tsv.

@@ -8,7 +8,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -32,7 +34,7 @@ class Repo:
                 shutil.copy(source, root / name)
         for file in (ROOT / "tests" / "recipes").glob("*.env"):
             shutil.copy(file, root / "recipes" / file.name)
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "HF_", "MAKE"))}
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "HF_", "MAKE", "CONTAINER_"))}
         self.env |= {"VENV": str(VENV), "WORK": str(self.work), "OMP_NUM_THREADS": "1"}
 
     def derive(self, name: str, **changes: object) -> str:
@@ -174,18 +176,29 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(target)], check=True)
 
 
+def missing(message: str) -> NoReturn:
+    """A machine that cannot do what a test needs skips it, unless CI=true: it fails."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[dict[str, str]]:
-    """Environment of a running cluster. A machine that cannot have one skips these tests, unless CI=true: it fails."""
+    """Environment of a running cluster with four nodes."""
+    with running_slurm() as env:
+        yield env
+
+
+@contextmanager
+def running_slurm(nodes: int = 4, **env: str) -> Iterator[dict[str, str]]:
+    """The environment of a cluster that up.sh starts with `env`."""
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
-    up = subprocess.run([SLURM / "up.sh", folder, "4"], capture_output=True, text=True, timeout=60)
+    up = subprocess.run(
+        [SLURM / "up.sh", folder, str(nodes)], capture_output=True, text=True, timeout=60, env=os.environ | env
+    )
     if up.returncode:
-        message = f"no Slurm here: {up.stderr.strip()}"
         shutil.rmtree(folder, ignore_errors=True)
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
+        missing(f"no Slurm here: {up.stderr.strip()}")
     yield {"SLURM_CONF": up.stdout.strip(), "LAUNCHER": "slurm", "NET_IFNAME": "eth0", "JOBS": "2"}
     subprocess.run([SLURM / "down.sh", folder], check=True, timeout=60)
     shutil.rmtree(folder)

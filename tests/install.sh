@@ -1,22 +1,30 @@
 #!/usr/bin/env bash
-# install.sh: install Debian's Slurm, munge, iproute2 and bats when they are missing
+# install.sh [slow]: install Debian's Slurm, munge, iproute2 and bats when they are missing, and what the double of pyxis
+# is built from and runs in; with "slow" also what builds and runs images
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats)
+programs=(slurmctld slurmd sbatch srun scontrol munged ip bats gcc busybox mksquashfs)
+install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats gcc libc6-dev libslurm-dev)
+install+=(busybox-static squashfs-tools)
+if [[ ${1:-} == slow ]]; then
+    programs+=(podman buildah runc debootstrap)
+    install+=(podman buildah runc debootstrap)
+fi
 
 installed() {
     local program
-    for program in slurmctld slurmd sbatch srun scontrol munged ip bats; do
+    for program in "${programs[@]}"; do
         command -v "$program" >/dev/null || return 1
     done
+    [[ -f /usr/include/slurm/spank.h ]]
 }
 
 if installed; then
     exit 0
 fi
 if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
-    echo "error: Slurm, munge, iproute2 or bats is missing; as root on Debian: ${install[*]}" >&2
+    echo "error: something that the tests need is missing; as root on Debian: ${install[*]}" >&2
     exit 1
 fi
 

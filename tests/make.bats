@@ -219,7 +219,7 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "no secret is on a command line, and no path of a machine in the tree" {
-    run grep -rnE '(HF_TOKEN|WANDB_API_KEY)=?\$' scripts sbatch python Makefile
+    run grep -rnE '(HF_TOKEN|WANDB_API_KEY)=?\$' scripts sbatch python docker Makefile
     [ "$status" -eq 1 ]
     run git grep -nE '(^|[^A-Za-z0-9_.$}])/(home|root)/[a-z]' -- scripts sbatch python recipes docker
     [ "$status" -eq 1 ]

@@ -15,7 +15,7 @@ PATH=$VENV/bin:$PATH # the linters are Python packages
 
 log 'tests: tools'
 have_slurm=true
-tests/install.sh || have_slurm=false
+tests/install.sh "$@" || have_slurm=false
 [[ $have_slurm == true || ${CI:-} != true ]] || exit 1
 
 if [[ ${1:-} == slow ]]; then
@@ -29,8 +29,9 @@ log 'tests: lint'
 mapfile -t shell < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find scripts sbatch tests .ci -name '*.sh' -o -name '*.sbatch')
 shellcheck -x "${shell[@]}"
 shfmt -i 4 -ci -d "${shell[@]}"
-ruff check --quiet python tests
-ruff format --check --quiet python tests
+ruff check --quiet python tests docker
+ruff format --check --quiet python tests docker
+hadolint docker/*.Dockerfile
 
 log 'tests: shell and make'
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi

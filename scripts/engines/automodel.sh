@@ -1,13 +1,19 @@
 # shellcheck shell=bash
 # Engine automodel: nemo-automodel under torchrun, one launcher per node, on one machine or under Slurm.
+# shellcheck source=scripts/runtime.sh
+. "$ROOT/scripts/runtime.sh"
 
 # engine_convert STEP TARGET: nothing to do: the engine writes an export with every checkpoint.
 engine_convert() { :; }
 
+# engine_container: sets SRUN_CONTAINER, BOX and BOX_PYTHON; NVIDIA's image is of no use without a GPU.
+engine_container() {
+    container "$([[ $DEVICE == cpu ]] && echo cpu || echo automodel)"
+}
+
 # engine_train: run one link; returns the launcher's status. Its whole output goes to a log of its own.
 engine_train() {
-    local launch=() head cpus status file
-    local torchrun=("$VENV/bin/python" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0)
+    local launch=() torchrun=() head cpus status file
     file=$RUN/train/logs/${SLURM_JOB_ID:-local}-${SLURM_RESTART_COUNT:-0}-$(date +%Y%m%dT%H%M%S).log
     mkdir -p -- "${file%/*}"
 
@@ -16,7 +22,7 @@ engine_train() {
             usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
         head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
         launch=(srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_ON_NODE")
-        torchrun+=(
+        torchrun=(
             --nnodes "$NODES"
             --rdzv-backend c10d
             --rdzv-id "$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}"
@@ -27,7 +33,8 @@ engine_train() {
         fi
     else
         [[ $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
-        torchrun+=(--standalone)
+        [[ ${CONTAINER_RUNTIME:-none} != pyxis ]] || usage "CONTAINER_RUNTIME=pyxis is srun's; submit a job, or take another"
+        torchrun=(--standalone)
     fi
 
     # As many threads as there are cores for each process; Slurm may count more CPUs than the machine has.
@@ -35,6 +42,9 @@ engine_train() {
     if ((cpus > ${SLURM_CPUS_ON_NODE:-$cpus})); then cpus=$SLURM_CPUS_ON_NODE; fi
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > GPUS_PER_NODE ? cpus / GPUS_PER_NODE : 1))}
     export TQDM_DISABLE=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+    engine_container # last: it hands on what is exported
+    torchrun=("$BOX_PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0 "${torchrun[@]}")
+    launch+=("${SRUN_CONTAINER[@]}" "${BOX[@]}")
 
     log "train: engine log $file"
     set +e

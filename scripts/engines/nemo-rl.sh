@@ -3,6 +3,9 @@
 # shellcheck source=scripts/runtime.sh
 . "$ROOT/scripts/runtime.sh"
 
+# engine_container: sets SRUN_CONTAINER and BOX.
+engine_container() { container nemo-rl; }
+
 # nemo_rl_env: what NeMo-RL reads from the environment, so that nothing of it stands on a command line.
 nemo_rl_env() {
     local folders
@@ -31,7 +34,7 @@ engine_cache() {
     fi
     rm -rf -- "$CACHE" "$NRL_MEGATRON_CHECKPOINT_DIR"/.part-*
     mkdir -p -- "$NRL_MEGATRON_CHECKPOINT_DIR"
-    container nemo-rl
+    engine_container
     export PART=$NRL_MEGATRON_CHECKPOINT_DIR/.part-${SLURM_JOB_ID:-local}
     log "cache: converting $START for Megatron"
     run_inside cache "$START" "$PART" || die "$START could not be converted for Megatron (status $?); see above"
@@ -47,7 +50,7 @@ engine_convert() {
     [[ $BACKEND == megatron ]] || return 0
     mkdir -p -- "${2%/*}"
     nemo_rl_env
-    container nemo-rl
+    engine_container
     run_inside convert "$saved" "$2" || die "NeMo-RL's converter failed for step $1 (status $?); see above"
 }
 
@@ -67,7 +70,7 @@ engine_train() {
     ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
     nemo_rl_env
-    container nemo-rl
+    engine_container
     if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
         die "the base model is not converted for Megatron; run: make cache MODEL=$MODEL ROUND=$ROUND"
     fi

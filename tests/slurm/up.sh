@@ -5,8 +5,9 @@
 # its own network, UTS and mount namespace: host name nodeK, address NET_PREFIX.K on eth0, 16 CPUs, 8 GPUs
 # (twins of /dev/null). The file systems are the host's; mounts made later below DIR show up on the nodes too.
 #
-# Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds)
-# and EXTRA_CONF (lines for slurm.conf). Fixtures with different PORT_BASE live side by side.
+# Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
+# EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
+# PORT_BASE live side by side.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 umask 022
@@ -114,7 +115,7 @@ for ((i = 0; i < 8; i++)); do
     [[ -e $dir/dev/nvidia$i ]] || mknod -m 666 "$dir/dev/nvidia$i" c 1 3 # Slurm insists on device nodes
 done
 echo "NodeName=node[1-$nodes] Name=gpu File=$dir/dev/nvidia[0-7]" >"$dir/gres.conf"
-: >"$dir/plugstack.conf"
+{ if [[ -n ${SPANK:-} ]]; then echo "required $SPANK"; fi; } >"$dir/plugstack.conf"
 # cred_expire is also the delay of a requeue (default: two minutes). ReturnToService=1: a node that a test sets
 # down stays down, one that was merely silent comes back.
 cat >"$dir/slurm.conf" <<CONF
