@@ -34,7 +34,8 @@ class Repo:
                 shutil.copy(source, root / name)
         for file in (ROOT / "tests" / "recipes").glob("*.env"):
             shutil.copy(file, root / "recipes" / file.name)
-        self.env = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM", "SBATCH", "HF_", "MAKE", "CONTAINER_"))}
+        others = ("SLURM", "SBATCH", "HF_", "MAKE", "CONTAINER_")
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         self.env |= {"VENV": str(VENV), "WORK": str(self.work), "OMP_NUM_THREADS": "1"}
 
     def derive(self, name: str, **changes: object) -> str:

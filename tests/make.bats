@@ -200,7 +200,7 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "every script explains itself" {
-    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
+    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray,container}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]

@@ -70,7 +70,6 @@ engine_train() {
     ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
     nemo_rl_env
-    engine_container
     if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
         die "the base model is not converted for Megatron; run: make cache MODEL=$MODEL ROUND=$ROUND"
     fi
@@ -84,6 +83,7 @@ engine_train() {
     ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
     [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
     export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS=${RAY_CPUS:-$SLURM_CPUS_ON_NODE}
+    engine_container # last: it hands on what is exported
     log "train: logs $logs"
     "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
     watcher=$!
