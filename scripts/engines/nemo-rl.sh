@@ -3,8 +3,13 @@
 # shellcheck source=scripts/runtime.sh
 . "$ROOT/scripts/runtime.sh"
 
-# engine_container: sets SRUN_CONTAINER and BOX.
-engine_container() { container nemo-rl; }
+# engine_container: sets SRUN_CONTAINER and BOX. Without a container NeMo-RL has to be installed on every node.
+engine_container() {
+    if [[ ${CONTAINER_RUNTIME:-none} == none && ! -f ${NEMO_RL_DIR:-/opt/nemo-rl}/examples/run_sft.py ]]; then
+        die "NeMo-RL is not in ${NEMO_RL_DIR:-/opt/nemo-rl}; set CONTAINER_RUNTIME to run its image, or NEMO_RL_DIR"
+    fi
+    container nemo-rl
+}
 
 # nemo_rl_env: what NeMo-RL reads from the environment, so that nothing of it stands on a command line.
 nemo_rl_env() {
