@@ -45,8 +45,11 @@ run() {
         "$@" </dev/null >>"$log" 2>&1
     fi
 }
-# last: what the log says last of an error, or else last of all.
-last() { { grep -aiE '^(error|ERROR|FATAL|E:)' "$log" || cat "$log"; } | tail -n 1 | cut -c 1-300 | sed 's/^[Ee]rror: *//; s/;.*//'; }
+# reason: our own smoke test's error in the log, or the builder's, or else its last line. docker numbers its lines.
+reason() {
+    { grep -aE '^(#[0-9]+ [0-9.]+ )?error: ' "$log" || grep -aiE '^(error|fatal|e:)' "$log" || cat "$log"; } |
+        tail -n 1 | cut -c 1-300 | sed -E 's/^(#[0-9]+ [0-9.]+ )?[A-Za-z]*(error|fatal|e): *//I; s/;.*//'
+}
 
 has() { # has IMAGE: in the builder's store
     case $BUILDER in
@@ -133,17 +136,17 @@ trap 'rm -f -- "$target".part "$target".part.tar' EXIT
 if ! has "$base"; then
     log "container: pulling $base with $BUILDER"
     run "$BUILDER" pull "$base" ||
-        die "cannot pull $base ($(last)); check the network, log in to its registry, or set BASE_IMAGE to a mirror's"
+        die "cannot pull $base ($(reason)); check the network, log in to its registry, set BASE_IMAGE to a mirror's, or take another BUILDER"
 fi
 digest=$(base_digest) || digest=
 if ! has "$image"; then
     log "container: building $image; its log is $log"
-    run "${build[@]}" || die "the image of $ENGINE could not be built ($(last)); see $log, mend docker/$ENGINE.Dockerfile"
+    run "${build[@]}" || die "the image of $ENGINE could not be built ($(reason)); see $log, mend docker/$ENGINE.Dockerfile"
 fi
 found=$(versions 2>>"$log") || die "$image holds no result of its smoke test; remove it and run this again"
 if [[ $target == /* ]]; then
     log "container: importing it as $target"
-    import || die "the image could not be imported ($(last)); see $log, check the space in WORK and TMPDIR"
+    import || die "the image could not be imported ($(reason)); see $log, check the space in WORK and TMPDIR"
 fi
 PYTHONPATH=$ROOT/python python3 -c 'if True:
     import json, sys

@@ -449,6 +449,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     assert made.returncode == 0, made.stdout[-2000:]
     tar = f"tar -C {folder}/base -c . | podman import - {env['BASE_IMAGE']}"
     subprocess.run(["bash", "-c", tar], check=True, env=os.environ | env)
+    shutil.rmtree(folder / "base")
     yield env
     subprocess.run(["podman", "rmi", "--all", "--force"], env=os.environ | env, capture_output=True)
 
