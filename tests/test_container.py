@@ -461,7 +461,7 @@ def pip_arguments(folder: Path) -> str:
     for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):  # these go before files
         section, name, value = re.fullmatch(r"(\S+)\.([a-z-]+)=(.*)", line).groups()
         if section in ("global", ":env:"):
-            settings[name] = value.strip("'\"").replace("\\n", "\n").strip()
+            settings[name] = value.strip("'\"").replace("\\n", " ").strip()
     volumes = [f"{folder}/pip.conf:/etc/pip.conf"]
     for name, value in settings.items():
         for word in value.split():
@@ -472,10 +472,7 @@ def pip_arguments(folder: Path) -> str:
             elif path.is_absolute() and path.is_dir():
                 path = path.parent if path.name == "simple" else path  # an index has its files beside it
                 volumes.append(f"{path}:{path}")
-    text = (
-        "".join(f"{name} = {value}\n" for name, value in settings.items()).replace("\n", "\n  ").replace("\n  ", "\n")
-    )
-    (folder / "pip.conf").write_text("[global]\n" + text)
+    (folder / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))
     return " ".join(f"--volume={volume}:ro" for volume in sorted(set(volumes)))
 
 
