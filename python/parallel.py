@@ -31,6 +31,7 @@ def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -
     """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer; without it we end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     gc.disable()  # tasks make no cycles, and rows by the thousand would have it run all the time
     os.environ["OPENBLAS_NUM_THREADS"] = "1"  # numpy, which others import, would start a thread a core in each worker
@@ -51,6 +52,15 @@ class Workers:
 
     def __enter__(self) -> Self:
         return self
+
+    def submit(self, function: Callable[[Task], Result], task: Task) -> Future[Result]:
+        """A Ctrl-C waits until this is over: the first task starts the workers, and Python drops what is raised while
+        it forks."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            return self.pool.submit(function, task)
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def close(self) -> None:
         """Let idle workers end by themselves, so that their memory is accounted for."""
@@ -78,7 +88,7 @@ class Workers:
         try:
             while True:
                 for task in left:
-                    running[self.pool.submit(function, task)] = task
+                    running[self.submit(function, task)] = task
                     if len(running) >= 2 * self.processes:
                         break
                 if not running:
@@ -108,7 +118,7 @@ class Workers:
         try:
             while True:
                 for task in left:
-                    running.append((task, self.pool.submit(function, task)))
+                    running.append((task, self.submit(function, task)))
                     if len(running) >= ahead:
                         break
                 if not running:

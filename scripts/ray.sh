@@ -49,9 +49,9 @@ fi
 command -v ray >/dev/null || fail 'there is no ray here; use the image of the engine'
 
 ray=0
-# start_ray OPTION...: in the background; it ends when one of its processes does.
+# start_ray OPTION...: in the background, as a process group; it ends when one of its processes does.
 start_ray() {
-    ray start "$@" --block --disable-usage-stats --num-gpus="$RAY_GPUS" --num-cpus="$RAY_CPUS" \
+    setsid ray start "$@" --block --disable-usage-stats --num-gpus="$RAY_GPUS" --num-cpus="$RAY_CPUS" \
         --resources="{\"worker_units\": $RAY_GPUS, \"slurm_managed_ray_cluster\": 1}" \
         --node-manager-port=$((port + 3)) --object-manager-port=$((port + 4)) --runtime-env-agent-port=$((port + 5)) \
         --dashboard-agent-grpc-port=$((port + 6)) --dashboard-agent-listen-port=$((port + 7)) \
@@ -65,16 +65,22 @@ stop_ray() {
     fi
     ((ray)) || return 0
     kill "$ray" 2>/dev/null || true
-    for ((second = 0; second < 10; second++)); do
-        kill -0 "$ray" 2>/dev/null || return 0
+    for ((second = 0; second < 5; second++)); do
+        kill -0 "$ray" 2>/dev/null || break
         sleep 1
     done
-    kill -9 "$ray" 2>/dev/null || true
+    # Ray would drain its nodes for half a minute. There is nothing in them, and the next link may want the ports.
+    kill -9 -- "-$ray" 2>/dev/null || true
 }
 trap stop_ray EXIT
 
 if ((rank == 0)); then
     say "head of $RAY_NODES nodes"
+    for ((second = 0; ; second++)); do # a link before this one may still be on its way out
+        if ! (: <"/dev/tcp/$RAY_HEAD/$port") 2>/dev/null; then break; fi
+        ((second < 60)) || fail "port $port is taken; end what holds it, or set RAY_PORT"
+        sleep 1
+    done
     start_ray --head --node-ip-address="$RAY_HEAD" --port="$port" --include-dashboard=false
     for ((second = 0; ; second++)); do
         kill -0 "$ray" 2>/dev/null || fail 'Ray did not start on the head; see node-0.log'

@@ -60,16 +60,14 @@ def measure(command: list[str], env: dict[str, str] | None = None, log: Path | N
     """Raises Failure, with the end of its output, when the command fails; a Ctrl-C ends all of its processes."""
     out = open(log or os.devnull, "wb")
     start, rss, pss, ended = time.monotonic(), 0, 0, threading.Event()
-    process = subprocess.Popen(
-        command, env=os.environ | (env or {}), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
-    )
+    process: subprocess.Popen | None = None
 
-    def watch() -> None:
+    def watch(pid: int) -> None:
         nonlocal rss, pss
         pause, due = EVERY, 0.0
         while not ended.wait(pause):
             begun = time.monotonic()
-            found = descendants(process.pid)
+            found = descendants(pid)
             rss = max(rss, sum(map(resident, found)))
             seen = time.monotonic()
             pause = max(EVERY, SHARE * (seen - begun))
@@ -78,15 +76,19 @@ def measure(command: list[str], env: dict[str, str] | None = None, log: Path | N
                 now = time.monotonic()
                 due = now + max(EVERY_PSS, SHARE * (now - seen))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
     try:
+        process = subprocess.Popen(
+            command, env=os.environ | (env or {}), stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        )
+        watcher = threading.Thread(target=watch, args=(process.pid,), daemon=True)
+        watcher.start()
         status = process.wait()
         seconds = time.monotonic() - start
-    finally:
         ended.set()
         watcher.join()
-        if process.poll() is None:
+    finally:
+        ended.set()
+        if process and process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         out.close()
