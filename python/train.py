@@ -244,6 +244,8 @@ def finish(recipe: recipes.Recipe, paths: recipes.Paths, keys: recipes.Recipe, i
     steps = int(recipe["STEPS"])
     metrics = history(recipe, paths)
     missing = [step for step in range(1, steps + 1) if step not in metrics]
+    if not metrics:
+        raise Failure(f"{paths.train}/logs has no step of a run that is at its last; restore the logs of its links")
     if missing and recipe["ENGINE"] == "automodel":  # which logs a step before it saves it; NeMo-RL does so after
         raise Failure(
             f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the record is not whole; restore it"

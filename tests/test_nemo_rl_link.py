@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import checkpoints
+import convert
 import nemo_rl_link
 import nemo_rl_log
 import recipe as recipes
@@ -273,3 +274,21 @@ def test_paths_of_a_second_round_name_the_averaged_model(mega: Repo) -> None:
     with pytest.raises(Failure, match="not finished"):
         nemo_rl_link.cache_folder(paths)
     assert paths.start.parts[-3:] == ("qwen7b", "round1", "average")
+
+
+def test_what_is_converted_of_a_checkpoint(tmp_path: Path) -> None:
+    """FSDP2 leaves an export in every checkpoint; a Megatron checkpoint is nothing without NeMo-RL's converter."""
+    saved, made = tmp_path / "step_750", tmp_path / "made"
+    fsdp, megatron = ({"ENGINE": "nemo-rl", "BACKEND": backend} for backend in ("fsdp", "megatron"))
+    assert convert.export_of(fsdp, saved, None) == saved / "policy/weights/model/consolidated"
+    assert convert.export_of(megatron, saved, made) == made
+    with pytest.raises(Failure, match="step_750 is a Megatron checkpoint; run: make convert"):
+        convert.export_of(megatron, saved, None)
+    assert convert.export_of({"ENGINE": "automodel"}, saved, None) == saved / "model/consolidated"
+
+
+def test_a_finished_run_without_its_logs_says_so(mega: Repo) -> None:
+    """Its checkpoint is there, so nothing would be trained; but what was trained is not known any more."""
+    open_link(mega)
+    checkpoint(mega.run_dir("mega") / "train/checkpoints", 60)
+    failed(mega.stage("train", "mega", "--check"), "train/logs has no step", "restore the logs")
