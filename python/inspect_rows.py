@@ -318,7 +318,7 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="leave nothing out")
     args, recipe, paths = recipes.open_run(parser)
     again = f"MODEL={args.model} ROUND={args.round}"
-    engine, path = recipe["ENGINE"], paths.data / "all.jsonl"
+    engine, path = recipe["ENGINE"], paths.rows
     if engine not in VIEWS:
         raise Failure(f"engine {engine} is not here yet; inspect a recipe of engine {' or '.join(VIEWS)}")
     if args.row is not None and not recipes.positive(args.row):

@@ -4,8 +4,9 @@
     python3 python/recipe.py qwen7b 1 --files    # the files that hold them, for make and bash
     python3 python/recipe.py --models            # the known models
 
-A recipe is three files with disjoint keys: common.env, the round's schedule (<model>.round<N>.env if the model
-has its own, else round<N>.env) and <model>.env.
+A recipe is three files with disjoint keys: common.env, the round's schedule (round<N>.env) and <model>.env. For the
+first two a model may have its own (<model>.round<N>.env), or share one with its family (reasoning.common.env,
+reasoning.round1.env), which is its name up to the first hyphen.
 """
 
 import argparse
@@ -58,8 +59,31 @@ def one_of(*choices: str):
 SPLITS = ("cot", "tir", "genselect")
 
 
+def names(value: str) -> bool:
+    return all(NAME.fullmatch(n) for n in value.split(","))
+
+
+names.__name__ = "names with commas between"
+
+
+def share(value: str) -> bool:
+    return number(value) and float(value) <= 1
+
+
 def splits(value: str) -> bool:
     return all(s in SPLITS for s in value.split(",")) and len(set(value.split(","))) == len(value.split(","))
+
+
+# The linear layers of a decoder block, by their names in Hugging Face's Llama and Qwen2.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def targets(value: str) -> bool:
+    return set(value.split(",")) <= set(LINEAR) and len(set(value.split(","))) == len(value.split(","))
+
+
+targets.__name__ = "some of " + ",".join(LINEAR)
+share.__name__ = "a number from 0 to 1"
 
 
 # Every key there is. True: each recipe must have it.
@@ -78,7 +102,7 @@ KEYS = {
     "RANDOM_VOCAB": (positive, False),
     "ROPE_THETA": (number, False),
     "MAX_POSITIONS": (positive, False),
-    "CHAT": (one_of("chatml", "llama3"), True),
+    "CHAT": (one_of("chatml", "llama3", "none"), True),
     "LR": (number, True),
     "MIN_LR": (number, True),
     "LR_SCHEDULE": (one_of("cosine", "constant"), True),
@@ -101,14 +125,32 @@ KEYS = {
     "DATASET": (text, True),
     "DATASET_SOURCE": (one_of("hub", "generate", "prepared"), True),
     "DATASET_REVISION": (text, True),
-    "SPLITS": (splits, True),
-    "FILTER_SPLITS": (lambda v: v == "none" or splits(v), True),
+    "DATA_ROUND": (text, False),
+    "SCHEMA": (one_of("nemotron", "dolly", "squad"), False),
+    "VARIANT": (one_of("corrected", "published"), False),
+    "SPLITS": (splits, False),
+    "FILTER_SPLITS": (lambda v: v == "none" or splits(v), False),
     "FILTER_SOURCES": (text, False),
     "FILTER_MAX_PASS_RATE": (number, False),
     "FILTER_MIN_TOKENS": (positive, False),
     "FILTER_TOKENIZER": (text, False),
     "FILTER_TOKENIZER_REVISION": (text, False),
+    "CURATE_FILES": (names, False),
+    "CURATE_USED_IN": (text, False),
+    "CURATE_MAX_TOKENS": (positive, False),
+    "CURATE_MAX_COMPLETION": (positive, False),
+    "CURATE_ROWS": (count, False),
+    "CURATE_TAKE": (one_of("random", "head"), False),
+    "CURATE_CHUNK": (positive, False),
+    "CURATE_VAL_ROWS": (count, False),
+    "CURATE_DEDUPLICATE": (one_of("true", "false"), False),
+    "CURATE_DECONTAMINATE": (names, False),
     "GENERATE_PROBLEMS": (positive, False),
+    "SHUFFLE": (one_of("true", "false"), False),
+    "LORA_RANK": (positive, False),
+    "LORA_ALPHA": (positive, False),
+    "LORA_DROPOUT": (share, False),
+    "LORA_TARGETS": (targets, False),
     "START_FROM": (one_of("base", "round1"), True),
     "SEQ_LEN": (positive, True),
     "PACKING": (one_of("true", "false"), True),
@@ -121,31 +163,37 @@ KEYS = {
     "VAL_DATASET": (text, False),
     "VAL_EVERY": (positive, False),
     "VAL_BATCHES": (positive, False),
-    "EVAL_SET": (text, False),
+    "EVAL_SET": (names, False),
     "EVAL_MAX_TOKENS": (positive, False),
+    "EVAL_TEMPERATURE": (number, False),
+    "EVAL_TOP_P": (share, False),
 }
 KEYS["FILTER_SPLITS"][0].__name__ = "none or splits"
 
 # The keys that decide what a stage makes. What is not named here can change without making it again.
 STAGE_KEYS = {
-    "data": {k for k in KEYS if k.startswith(("DATASET", "FILTER_"))} | {"SPLITS", "GENERATE_PROBLEMS", "SEED"},
+    "data": {k for k in KEYS if k.startswith(("DATASET", "FILTER_", "CURATE_"))}
+    | {"SCHEMA", "SPLITS", "GENERATE_PROBLEMS", "SEED"},
     "model": {k for k in KEYS if k.startswith(("BASE_", "RANDOM_"))} | {"ROPE_THETA", "MAX_POSITIONS", "SEED"},
 }
-STAGE_KEYS["train"] = set(KEYS) - {"ROUNDS", "AVERAGE_STEPS", "EVAL_SET", "EVAL_MAX_TOKENS"}
+STAGE_KEYS["train"] = {k for k in KEYS if not k.startswith("EVAL_")} - {"ROUNDS", "AVERAGE_STEPS", "DATA_ROUND"}
 STAGE_KEYS["convert"] = STAGE_KEYS["train"]
 STAGE_KEYS["average"] = STAGE_KEYS["train"] | {"AVERAGE_STEPS"}
-STAGE_KEYS["eval"] = STAGE_KEYS["average"] | {"EVAL_SET", "EVAL_MAX_TOKENS"}
+STAGE_KEYS["eval"] = STAGE_KEYS["average"] | {k for k in KEYS if k.startswith("EVAL_")}
 STAGE_KEYS["results"] = STAGE_KEYS["eval"]
 
 
 def stage_keys(recipe: Recipe, stage: str) -> Recipe:
     """The part of the recipe that `stage` depends on."""
-    return {k: v for k, v in recipe.items() if k in STAGE_KEYS[stage]}
+    keys = STAGE_KEYS[stage]
+    if stage == "data" and "SCHEMA" in recipe:  # its rows are rendered for the model
+        keys = keys | {"CHAT", "VARIANT"}
+    return {k: v for k, v in recipe.items() if k in keys}
 
 
 def models() -> list[str]:
     names = (p.name.removesuffix(".env") for p in RECIPES.glob("*.env"))
-    return sorted(n for n in names if n != "common" and not re.search(r"(^|\.)round", n))
+    return sorted(n for n in names if not re.search(r"(^|\.)(round|common)", n))
 
 
 def read_file(path: Path) -> Recipe:
@@ -177,13 +225,20 @@ def files(model: str, round_: str) -> list[Path]:
         usage(f"no recipe named {model!r}; known models: {' '.join(known)}")
     path = RECIPES / f"{model}.env"
     rounds = read_file(path).get("ROUNDS", "").split(",")
-    own, shared = RECIPES / f"{model}.round{round_}.env", RECIPES / f"round{round_}.env"
+    shared = RECIPES / f"round{round_}.env"
     if round_ not in rounds:
         usage(f"{model} has no round {round_!r}; known rounds: {' '.join(rounds)}")
-    layer = own if own.is_file() else shared
+    layer = layer_of(f"round{round_}.env", model)
     if not layer.is_file():
         usage(f"{path.relative_to(ROOT)}: ROUNDS names {round_}, but there is no {shared.relative_to(ROOT)}; write it")
-    return [RECIPES / "common.env", layer, path]
+    return [layer_of("common.env", model), layer, path]
+
+
+def layer_of(name: str, model: str) -> Path:
+    """The file of a layer: the model's own, else its family's, else the one of all."""
+    family = model.partition("-")[0]
+    own = [path for owner in (model, family) if (path := RECIPES / f"{owner}.{name}").is_file()]
+    return [*own, RECIPES / name][0]
 
 
 def load(model: str, round_: str) -> Recipe:
@@ -221,8 +276,15 @@ def check(model: str, r: Recipe) -> None:
             demand(valid(r[key]), f"{key}={r[key]} is not valid; it must be {valid.__name__}")
 
     rl = r["ENGINE"] == "nemo-rl"
-    for key in ("BACKEND", "MAX_EPOCHS", "ACTIVATION_CHECKPOINTING"):
+    for key in ("BACKEND", "MAX_EPOCHS"):
         demand((key in r) == rl, f"{key} goes with ENGINE=nemo-rl; set both or none")
+    demand(not rl or "ACTIVATION_CHECKPOINTING" in r, "ENGINE=nemo-rl needs ACTIVATION_CHECKPOINTING; add it")
+    demand(r["ENGINE"] != "nemo2" or "VARIANT" in r, "ENGINE=nemo2 needs VARIANT; add it")
+    lora = [k for k in KEYS if k.startswith("LORA_")]
+    for key in lora:
+        demand((key in r) == ("LORA_RANK" in r), f"{key} goes with the other LORA_ keys; set all or none")
+    demand("LORA_RANK" not in r or not rl, "LoRA is not driven here with ENGINE=nemo-rl; remove the LORA_ keys")
+    demand(r.get("SHUFFLE", "true") == "true" or not rl, "SHUFFLE=false is not driven with ENGINE=nemo-rl; remove it")
     nodes, per_node = int(r["NODES"]), int(r["GPUS_PER_NODE"])
     tp, cp, pp, ep, etp = (int(r.get(k, "1")) for k in ("TP", "CP", "PP", "EP", "ETP"))
     processes = nodes * per_node
@@ -258,18 +320,37 @@ def check(model: str, r: Recipe) -> None:
         "BACKEND=fsdp is driven here without PP and EP; set PP=1 EP=1 or BACKEND=megatron",
     )
     demand(
-        r["ENGINE"] != "automodel" or ((cp, pp, ep) == (1, 1, 1) and r["PACKING"] == "false"),
-        "engine automodel is driven here without CP, PP, EP and packing; set CP=1 PP=1 EP=1 PACKING=false",
+        rl or (cp, pp, ep) == (1, 1, 1),
+        f"engine {r['ENGINE']} is driven here without CP, PP and EP; set CP=1 PP=1 EP=1",
+    )
+    demand(
+        r["PACKING"] == "false" or rl or (r["ENGINE"] == "automodel" and r["MICRO_BATCH"] == "1" and tp == 1),
+        f"PACKING=true with ENGINE={r['ENGINE']} needs automodel with MICRO_BATCH=1 and TP=1; change one",
     )
     for key in ("VAL_DATASET", "VAL_EVERY", "VAL_BATCHES"):
         demand((key in r) == ("VAL_DATASET" in r), f"{key} goes with VAL_DATASET; set both or none")
         demand(rl or key not in r, f"{key} needs ENGINE=nemo-rl, the one that validates here; remove it")
-    # What this repository renders itself, prompts of the data and of the evaluation, is ChatML.
+    # What is rendered here without the model's own template is ChatML.
+    schema = r.get("SCHEMA", "openmath")
     demand(
-        r["CHAT"] == "chatml" or (r["DATASET_SOURCE"] == "prepared" and "EVAL_SET" not in r),
+        r["CHAT"] == "chatml" or schema != "openmath" or (r["DATASET_SOURCE"] == "prepared" and "EVAL_SET" not in r),
         f"CHAT={r['CHAT']} needs rows rendered with that template, and none of our prompts; "
         "set DATASET_SOURCE=prepared, without EVAL_SET",
     )
+    for key in ("SPLITS", "FILTER_SPLITS"):
+        demand((key in r) == (schema == "openmath"), f"{key} goes with OpenMathReasoning's schema; remove it or SCHEMA")
+    demand(("VARIANT" in r) == ("SCHEMA" in r), "VARIANT goes with SCHEMA; set both or none")
+    for key in (k for k in KEYS if k.startswith("CURATE_")):
+        demand((key in r) == (schema == "nemotron"), f"{key} goes with SCHEMA=nemotron; set all of them or none")
+    if schema == "nemotron":
+        demand(r["CHAT"] == "llama3", "SCHEMA=nemotron is rendered with the model's template; set CHAT=llama3")
+        longest, fits = int(r["CURATE_MAX_TOKENS"]), int(r["SEQ_LEN"])
+        demand(
+            longest <= fits or r["VARIANT"] == "published",
+            f"CURATE_MAX_TOKENS={longest} lets in rows longer than SEQ_LEN={fits}, which would be cut; lower it",
+        )
+    if schema in ("dolly", "squad"):
+        demand(r["CHAT"] == "none", f"SCHEMA={schema} has no chat template; set CHAT=none")
     total, every = int(r["STEPS"]), int(r["SAVE_EVERY"])
     average = [int(s) for s in r["AVERAGE_STEPS"].split(",")]
     demand(average == sorted(set(average)), f"AVERAGE_STEPS={r['AVERAGE_STEPS']} must ascend without repeats; sort it")
@@ -278,6 +359,7 @@ def check(model: str, r: Recipe) -> None:
         not lost,
         f"step {(lost or [0])[0]} of AVERAGE_STEPS is never saved with SAVE_EVERY={every}, STEPS={total}; change one",
     )
+    demand("LORA_RANK" not in r or len(average) == 1, f"adapters are not averaged; set AVERAGE_STEPS={max(average)}")
     demand(float(r["MIN_LR"]) <= float(r["LR"]), f"MIN_LR={r['MIN_LR']} is above LR={r['LR']}; swap them")
     demand(float(r["WARMUP_INIT"]) <= float(r["LR"]), f"WARMUP_INIT={r['WARMUP_INIT']} is above LR={r['LR']}; lower it")
     demand(int(r["WARMUP"]) < total, f"WARMUP={r['WARMUP']} is not shorter than STEPS={total}; shorten it")
@@ -300,18 +382,26 @@ def check(model: str, r: Recipe) -> None:
         "GENERATE_PROBLEMS goes with DATASET_SOURCE=generate; set both or none",
     )
     for key in (k for k in KEYS if k.startswith("FILTER_") and k != "FILTER_SPLITS"):
-        demand((key in r) == (r["FILTER_SPLITS"] != "none"), f"{key} goes with FILTER_SPLITS; set both or none")
+        filtered = r.get("FILTER_SPLITS", "none") != "none"
+        demand((key in r) == filtered, f"{key} goes with FILTER_SPLITS; set both or none")
     if r["BASE_SOURCE"] == "random":
         demand(
             int(r["RANDOM_HIDDEN"]) % (2 * int(r["RANDOM_HEADS"])) == 0,
             "RANDOM_HIDDEN must divide by twice RANDOM_HEADS (RoPE needs an even head size); change one",
         )
     demand(("EVAL_SET" in r) == ("EVAL_MAX_TOKENS" in r), "EVAL_SET and EVAL_MAX_TOKENS go together; set both or none")
+    for key in ("EVAL_TEMPERATURE", "EVAL_TOP_P"):
+        demand((key in r) == ("EVAL_TEMPERATURE" in r), f"{key} goes with EVAL_TEMPERATURE; set both or none")
+        demand(key not in r or "EVAL_SET" in r, f"{key} goes with EVAL_SET; set both or none")
 
 
 # --- where things lie --------------------------------------------------------------------------------------------
 
 REMOVED = "REMOVED"  # beside the average's DONE: step_<S> -> DONE of a converted step that was removed after averaging
+
+
+# The data file that training reads, by SCHEMA; the tutorials' own form lies beside it.
+ROWS = {"openmath": "all.jsonl", "nemotron": "training.jsonl", "dolly": "rendered.jsonl", "squad": "rendered.jsonl"}
 
 
 class Paths:
@@ -321,7 +411,9 @@ class Paths:
         self.work = Path(work).resolve()
         self.base = self.work / "models" / recipe["BASE_MODEL"].split("/")[-1]
         self.dataset = self.work / "data" / recipe["DATASET"].split("/")[-1].lower()
-        self.data = self.dataset / f"round{round_}"
+        self.data = self.dataset / f"round{recipe.get('DATA_ROUND', round_)}"
+        # The file of it that the trainer reads: rendered text, one {"input", "output"} a line.
+        self.rows = self.data / ROWS[recipe.get("SCHEMA", "openmath")]
         self.run = self.work / "runs" / model / f"round{round_}"
         self.report, self.train, self.convert, self.average, self.eval, self.results = (
             self.run / stage for stage in ("report", "train", "convert", "average", "eval", "results")
@@ -330,6 +422,10 @@ class Paths:
         self.validation = self.work / "data" / recipe.get("VAL_DATASET", "none") / "round1"
         # What training starts from: the patched base, or the model that round 1 ended with.
         self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"
+        # The model that the run ends with: the average, or the one step that there is of it.
+        steps = recipe["AVERAGE_STEPS"].split(",")
+        single = "SCHEMA" in recipe and len(steps) == 1
+        self.final = self.convert / f"step_{steps[0]}" if single else self.average
 
 
 def read_data(paths: Paths, again: str) -> dict[str, Any]:
@@ -339,7 +435,7 @@ def read_data(paths: Paths, again: str) -> dict[str, Any]:
     """
     done = read_done(paths.data, f"run: make data {again}")
     made = done["recipe"]
-    if "all.jsonl" not in done["outputs"] or made.get("DATA_FORM", "text") != "text":
+    if paths.rows.name not in done["outputs"] or made.get("DATA_FORM", "text") != "text":
         form = f"DATA_FORMAT={made.get('DATA_FORMAT')} DATA_FORM={made.get('DATA_FORM')}"
         raise Failure(f"{paths.data} holds {form}, not input/output JSONL; run make data {again} in another WORK")
     return done

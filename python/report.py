@@ -220,7 +220,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a core)")
     args, recipe, paths = recipes.open_run(parser)
     again = f"MODEL={args.model} ROUND={args.round}"
-    path = paths.data / "all.jsonl"
+    path = paths.rows
     try:
         done = recipes.read_data(paths, again)
     except Failure as failure:
@@ -237,7 +237,7 @@ def main() -> None:
     most = args.rows or done["rows"]["all"]
     names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "CHAT", "SEED")
     keys = {k: recipe[k] for k in names} | {"REPORT_ROWS": str(args.rows)}
-    inputs = {"data": done["outputs"]["all.jsonl"], "tokenizer": counter(tokenizer).sha256}
+    inputs = {"data": done["outputs"][paths.rows.name], "tokenizer": counter(tokenizer).sha256}
     if (paths.report / "DONE").is_file():
         try:
             if is_done(paths.report, keys, inputs):

@@ -79,7 +79,7 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "dataset": {
             "_target_": "dataset.SftDataset",
-            "path": str(paths.data / "all.jsonl"),
+            "path": str(paths.rows),
             "seq_len": int(recipe["SEQ_LEN"]),
             "end_of_turn": ENDS[recipe["CHAT"]],
         },
@@ -128,7 +128,7 @@ def identity(recipe: recipes.Recipe, paths: recipes.Paths, args: Any) -> tuple[r
                     f"{folder / name} is missing or not of {size} bytes; remove {folder} and run: make {stage} {again}"
                 )
     keys = recipes.stage_keys(recipe, "train")
-    inputs = {"data": data["outputs"]["all.jsonl"], "model": recipe_hash(model["outputs"])}
+    inputs = {"data": data["outputs"][paths.rows.name], "model": recipe_hash(model["outputs"])}
     record = paths.train / "RUN"
     if record.is_file():
         first = read_json(record)

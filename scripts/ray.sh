@@ -51,6 +51,7 @@ command -v ray >/dev/null || fail 'there is no ray here; use the image of the en
 ray=0
 # start_ray OPTION...: in the background, as a process group; it ends when one of its processes does.
 start_ray() {
+    ((ray == 0)) || kill -9 -- "-$ray" 2>/dev/null || true # what a start that failed has left
     setsid ray start "$@" --block --disable-usage-stats --num-gpus="$RAY_GPUS" --num-cpus="$RAY_CPUS" \
         --resources="{\"worker_units\": $RAY_GPUS, \"slurm_managed_ray_cluster\": 1}" \
         --node-manager-port=$((port + 3)) --object-manager-port=$((port + 4)) --runtime-env-agent-port=$((port + 5)) \
@@ -76,15 +77,24 @@ trap stop_ray EXIT
 
 if ((rank == 0)); then
     say "head of $RAY_NODES nodes"
+    # answers: whether something listens at the head's port.
+    answers() { (: <"/dev/tcp/$RAY_HEAD/$port") 2>/dev/null; }
     for ((second = 0; ; second++)); do # a link before this one may still be on its way out
-        if ! (: <"/dev/tcp/$RAY_HEAD/$port") 2>/dev/null; then break; fi
+        if ! answers; then break; fi
         ((second < 60)) || fail "port $port is taken; end what holds it, or set RAY_PORT"
         sleep 1
     done
-    start_ray --head --node-ip-address="$RAY_HEAD" --port="$port" --include-dashboard=false
-    for ((second = 0; ; second++)); do
-        kill -0 "$ray" 2>/dev/null || fail 'Ray did not start on the head; see node-0.log'
-        if (: <"/dev/tcp/$RAY_HEAD/$port") 2>/dev/null; then break; fi
+    head=(--head --node-ip-address="$RAY_HEAD" --port="$port" --include-dashboard=false)
+    start_ray "${head[@]}"
+    for ((second = 0, try = 1; ; second++)); do
+        if ! kill -0 "$ray" 2>/dev/null; then # as when the processes of the link before this one are not all gone
+            ((try++ < ${RAY_TRIES:-5})) || fail 'Ray did not start on the head; see node-0.log'
+            say 'Ray did not start; again'
+            sleep 2
+            start_ray "${head[@]}"
+        elif answers; then
+            break
+        fi
         ((second < ${RAY_WAIT:-1800})) || fail 'the head of Ray does not answer; see node-0.log'
         sleep 1
     done

@@ -84,7 +84,7 @@ def test_a_chain_that_times_out_and_loses_a_node(ray: Repo) -> None:
     for old, new in (("STEPS=60\nWARM", "STEPS=40\nWARM"), ("STEPS=40,50,60", "STEPS=20,30,40")):
         ray.edit("recipes/mega.round1.env", old, new)
     begun = time.time()
-    options = {"JOBS": 2, "STANDIN_STEP": 2, "SAVE_RESERVE": 100, "SET_UP_RESERVE": 1, "REMOVE_AFTER_AVERAGE": 1}
+    options = {"JOBS": 2, "STANDIN_STEP": 3, "SAVE_RESERVE": 100, "SET_UP_RESERVE": 1, "REMOVE_AFTER_AVERAGE": 1}
     jobs = submit(ray, "mega", SBATCH_TIMELIMIT=3, **options)
     assert [name for name, _ in jobs] == [
         "cache", "train", "train", "convert", "convert", "convert", "average", "eval", "results",
@@ -132,6 +132,7 @@ def link(repo: Repo, **env: object) -> Job:
     command = (
         "sbatch",
         "--parsable",
+        "--nodelist=node1,node2",
         "--nodes=2",
         "--gpus-per-node=2",
         "--time=10",

@@ -3,7 +3,8 @@
 #
 # munged, slurmctld and one slurmd per virtual node; nothing in /etc, no systemd, no slurmdbd. Every node has
 # its own network, UTS and mount namespace: host name nodeK, address NET_PREFIX.K on eth0, 16 CPUs, 8 GPUs
-# (twins of /dev/null). The file systems are the host's; mounts made later below DIR show up on the nodes too.
+# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray: Ray names its sockets there as if
+# it had the machine to itself. Mounts made later below DIR show up on the nodes too.
 #
 # Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
 # EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
@@ -37,9 +38,9 @@ dir=$(readlink -f -- "$1")
 [[ $dir =~ ^/[A-Za-z0-9/._+-]+$ ]] || die "slurm.conf cannot hold the path '$dir'; use letters, digits and ._+-"
 "$here/down.sh" "$dir"
 if [[ -e $dir/slurm.conf ]]; then # an earlier run's
-    rm -rf -- "${dir:?}"/{dev,log,munge,run,spool,state}
+    rm -rf -- "${dir:?}"/{dev,log,munge,ray,run,spool,state}
 fi
-mkdir -p "$dir"/{dev,log,munge,run,spool,state}
+mkdir -p "$dir"/{dev,log,munge,ray,run,spool,state} /tmp/ray
 chmod 755 "$dir" # jobs of other users must reach munge's socket
 chmod 700 "$dir/munge"
 
@@ -171,6 +172,8 @@ for ((i = 1; i <= nodes; i++)); do
         mount --bind $dir/hosts /etc/hosts
         if [ -e /etc/resolv.conf ]; then mount --bind /dev/null /etc/resolv.conf; fi
         mount -t tmpfs -o size=2g,mode=1777 shm /dev/shm
+        mkdir -m 1777 $dir/ray/node$i
+        mount --bind $dir/ray/node$i /tmp/ray
         exec slurmd -N node$i"
 done
 
