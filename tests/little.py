@@ -65,9 +65,10 @@ def tokenizer(texts: list[str]) -> Any:
 
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    options = {"special_tokens": SPECIAL, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
     inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
+        texts,
+        trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
     )
     inner.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, inner.token_to_id(BOS))])
     found = PreTrainedTokenizerFast(
