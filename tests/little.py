@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,7 @@ def tokenizer(texts: list[str]) -> Any:
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     options = {"special_tokens": SPECIAL, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
-    inner.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False),
-    )
+    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, show_progress=False, **options))
     inner.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, inner.token_to_id(BOS))])
     found = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token=BOS, eos_token=END_OF_TURN, clean_up_tokenization_spaces=False
@@ -122,7 +118,3 @@ def little(repo: Repo, rows: int = 40) -> Repo:
         repo.work / "data/little/round1", AutoTokenizer.from_pretrained(repo.work / "models/Little-Llama"), talks
     )
     return repo
-
-
-if __name__ == "__main__":
-    little(Repo(Path(sys.argv[1])))
