@@ -743,14 +743,8 @@ def summary(done: dict[str, Any], folder: Path) -> None:
         log(f"data: {mode}: {done['read'][mode]:,} rows read, dropped {by}{rest}; {rows[mode]:,} kept")
         if done["read"][mode] and not rows[mode]:
             log(f"data: no row with reasoning {mode} is left; used_in_training holds: {done['used_in_training']}")
-    log(f"data: {along(done)}")
-
-
-def along(done: dict[str, Any]) -> str:
-    """How many rows have reasoning on, in each tenth of the file."""
-    return "reasoning on along the file, by tenths: " + " ".join(
-        f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"]
-    )
+    shares = " ".join(f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"])
+    log(f"data: reasoning on along the file, by tenths: {shares}")
 
 
 if __name__ == "__main__":
