@@ -169,7 +169,9 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: recipes.Recipe)
     t, about = report["tokens"], "" if report["whole"] else "about "
     sample = "every row" if report["whole"] else f"a random sample of {report['counted']:,}"
     lines = [f"rows        {report['rows']:>15,}  in the mix"]
-    for split, read in done.get("read", {}).items():
+    if "along" in done:
+        lines += curated(done)
+    for split, read in done.get("read", {}).items() if "along" not in done else ():
         dropped = done["dropped"].get(split, {})
         gone = "".join(f", {n:,} dropped by {rule}" for rule, n in dropped.items())
         lines.append(f"  {split:<10}{done['rows'][split]:>15,}  of {read:,} read{gone}")
@@ -193,6 +195,20 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: recipes.Recipe)
     for start, n in zip(report["histogram"]["from"], report["histogram"]["rows"], strict=True):
         lines.append(f"{start:>8,} {'#' * math.ceil(50 * n / most) if most else ''} {n:,}".rstrip())
     return "\n".join(lines) + "\n"
+
+
+def curated(done: dict[str, Any]) -> list[str]:
+    """What the curation made of rows with reasoning on and off, and how the two lie along the file, by tenths."""
+    lines = []
+    for mode, read in done["read"].items():
+        rest = f"{done['validation'][mode]:,} held out, {done['left_out'][mode]:,} not taken"
+        lines.append(f"  {mode:<10}{done['rows'][mode]:>15,}  of {read:,} read; {rest}")
+    modes = list(done["dropped"])
+    lines.append(f"dropped     {'':>15}  " + "".join(f"{mode:>12}" for mode in modes))
+    for name in done["dropped"][modes[0]]:
+        lines.append(f"  by {name:<24}" + "".join(f"{done['dropped'][mode][name]:>12,}" for mode in modes))
+    shares = " ".join(f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"])
+    return [*lines, f"on          {shares}  of the rows, by tenths of the file"]
 
 
 def plot(path: Path, found: Lengths, seq_len: int, title: str) -> None:

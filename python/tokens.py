@@ -1,11 +1,12 @@
-"""Count tokens exactly, and faster than by encoding: what the round-2 filter, the report and sft-data ask.
+"""Count tokens exactly, and faster than by encoding: what the filters, the report and sft-data ask.
 
 A byte-level BPE cuts text into pieces by a regular expression and merges within each piece alone, so the number of
-tokens of a text is the sum over its pieces. Of Qwen2.5's expression (tokenizer.json of Qwen/Qwen2.5-14B) two things are
-used here. A piece does not go on over a space, but for some runs of blanks: elsewhere text can be cut before spaces,
-and the words so found, of which a few thousand different ones make up most of any text, have their counts in a cache.
-And a newline ends a piece wherever a non-blank follows it. What is not in the cache is encoded by the tokenizers
-library; so are words that are not ASCII, lines with an added token, and texts of every other kind of tokenizer.
+tokens of a text is the sum over its pieces. Of Qwen2.5's expression (tokenizer.json of Qwen/Qwen2.5-14B), and of
+Llama 3's, which differs in taking digits by threes (tokenizer.json of meta-llama/Llama-3.1-8B), two things are used
+here. A piece does not go on over a space, but for some runs of blanks: elsewhere text can be cut before spaces, and
+the words so found, of which a few thousand different ones make up most of any text, have their counts in a cache. And
+a newline ends a piece wherever a non-blank follows it. What is not in the cache is encoded by the tokenizers library;
+so are words that are not ASCII, lines with an added token, and texts of every other kind of tokenizer.
 """
 
 import ctypes
@@ -19,16 +20,22 @@ from lib import Failure, sha256
 QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA3_PIECES = QWEN2_PIECES.replace(r"\p{N}|", r"\p{N}{1,3}|")
 # Blanks for which the library's \s and Python's differ, and what else is no text: left to the library.
 CONTROL = bytes({*range(0x20), 0x7F} - set(b"\t\n\r"))
 # A newline before anything that is not blank ends a piece, whatever surrounds it.
 CUT = re.compile(r"(?<=\n)(?=\S)")
 # Runs of blanks with a piece that goes on over a space: nothing is cut at spaces where one of these is.
 RUNS = ("   ", "  \n", "  \r", "  \t", "\t ", "\n \n", "\n \r", "\r \n", "\r \r")
-PIECES = re.compile(  # QWEN2_PIECES for plain text
+PLAIN = (  # QWEN2_PIECES for plain text
     r"'(?:[sStTmMdD]|[rR][eE]|[vV][eE]|[lL][lL])|[^\r\na-zA-Z0-9]?[a-zA-Z]+|[0-9]| ?[^\sa-zA-Z0-9]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# By the tokenizer's expression and normalizer: what finds the pieces of plain text.
+KINDS = {
+    (QWEN2_PIECES, "NFC"): re.compile(PLAIN),
+    (LLAMA3_PIECES, None): re.compile(PLAIN.replace("|[0-9]|", "|[0-9]{1,3}|")),
+}
 CACHED, LONGEST = 100_000, 32  # words, and the characters of one: at most some 12 MB
 BLOCK = 4096  # characters, about, that are counted at a time
 
@@ -70,11 +77,16 @@ class TokenCounter:
         give_back()
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        added = self.tokenizer.get_added_tokens_decoder().values()
-        self.added = re.compile("|".join(re.escape(token.content) for token in added) or r"(?!)")
-        self.cached = self.is_qwen2() and not any(
+        added = list(self.tokenizer.get_added_tokens_decoder().values())
+        longest_first = sorted((token.content for token in added), key=len, reverse=True)  # as the library matches
+        self.added = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.kind = self.find_kind()
+        self.cached = self.kind is not None and not any(
             token.lstrip or token.rstrip or "\n" in token.content for token in added
         )
+        # Whether an added token is one wherever it stands, so that what is before and after it is counted apart.
+        self.apart = not any(token.single_word or token.normalized for token in added)
+        self.around: int = self.tokenizer.num_special_tokens_to_add(False)
         self.first = {token.content[:1] for token in added}
         self.pieces = Counts(self.encode)
         self.starts = Counts(lambda word: self.word("", word))
@@ -84,21 +96,22 @@ class TokenCounter:
     def sha256(self) -> str:
         return sha256(self.path)
 
-    def is_qwen2(self) -> bool:
-        """Whether text is cut and merged as the cache supposes."""
+    def find_kind(self) -> re.Pattern[str] | None:
+        """What finds the pieces of plain text; None when text is not cut and merged as the cache supposes."""
         parts = (self.tokenizer.normalizer, self.tokenizer.pre_tokenizer)
         normalizer, pre = (json.loads(part.__getstate__()) if part else {} for part in parts)
         split, last = ([*pre.get("pretokenizers", []), {}, {}])[:2]
         model = self.tokenizer.model
-        return (
-            normalizer.get("type") == "NFC"
-            and len(pre.get("pretokenizers", [])) == 2
-            and (split.get("type"), split.get("pattern"), split.get("behavior"), split.get("invert"))
-            == ("Split", {"Regex": QWEN2_PIECES}, "Isolated", False)
+        pattern = (split.get("pattern") or {}).get("Regex")
+        kind = KINDS.get((pattern, normalizer.get("type")))
+        known = (
+            len(pre.get("pretokenizers", [])) == 2
+            and (split.get("type"), split.get("behavior"), split.get("invert")) == ("Split", "Isolated", False)
             and (last.get("type"), last.get("add_prefix_space"), last.get("use_regex")) == ("ByteLevel", False, False)
             and type(model).__name__ == "BPE"
             and not (model.dropout or model.continuing_subword_prefix or model.end_of_word_suffix)
         )
+        return kind if known else None
 
     def encode(self, text: str) -> int:
         return len(self.tokenizer.encode(text, add_special_tokens=False))
@@ -106,6 +119,20 @@ class TokenCounter:
     def count(self, text: str) -> int:
         """The number of tokens of a text."""
         return sum(map(self.block, self.blocks(text))) if self.cached else self.encode(text)
+
+    def rendered(self, text: str, most: int | None = None) -> int | None:
+        """count(text) of text with added tokens in it, or None where it is above `most`, without counting on."""
+        if not self.cached or not self.apart:
+            found = self.encode(text)
+            return None if most is not None and found > most else found
+        parts = self.added.split(text)
+        found = len(parts) - 1
+        for part in parts:
+            for block in self.blocks(part):
+                found += self.block(block)
+                if most is not None and found > most:
+                    return None
+        return None if most is not None and found > most else found
 
     def at_least(self, text: str, tokens: int) -> bool:
         """count(text) >= tokens, without counting further than that takes.
@@ -160,14 +187,14 @@ class TokenCounter:
             return self.word(before, word[:cut]) + self.starts[word[cut:]]
         if not word.isascii():
             return self.encode(before + word)
-        return sum(map(self.pieces.__getitem__, PIECES.findall(before + word)))
+        return sum(map(self.pieces.__getitem__, self.kind.findall(before + word)))
 
     def block(self, text: str) -> int:
         if not text:
             return 0
         runs = text.endswith("  ") or any(run in text for run in RUNS)
         if runs and text.isascii() and self.plain(text):
-            return sum(map(self.pieces.__getitem__, PIECES.findall(text)))
+            return sum(map(self.pieces.__getitem__, self.kind.findall(text)))
         if runs or not self.plain(text):
             lines = CUT.split(text)
             return sum(map(self.block, lines)) if len(lines) > 1 else self.encode(text)

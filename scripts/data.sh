@@ -2,19 +2,29 @@
 # data.sh MODEL ROUND: prepare the round's training data.
 #
 # DATA_SRC=dir      take its parquet or JSONL files in place of the download
-# TOKENIZER=dir     the tokenizer of the round-2 filter and of the report, in place of the hub's and the base model's
-# DATA_FORMAT=parquet, DATA_FORM=messages, DATA_COLUMNS=a,b   other outputs than input/output JSONL
+# TOKENIZER=dir     in place of the hub's and the base model's: for the round-2 filter, the curation and the report
+# LANG_MODEL=file   the curation's fastText language model, in place of the download from LANG_MODEL_URL
+# DATA_FORMAT=parquet, DATA_FORM=messages, DATA_COLUMNS=a,b   other outputs of OpenMathReasoning than input/output JSONL
 # REPORT=none      no token lengths and steps per epoch at the end
 # WORKERS=n         processes (default: one a core)
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
+unset SCHEMA # of the environment: the recipe says whose rows they are
 open_stage "$@"
+case ${SCHEMA:-openmath} in
+    nemotron) prepare=curate known=(tokenizer=TOKENIZER lang-model=LANG_MODEL lang-model-url=LANG_MODEL_URL workers=WORKERS) ;;
+    dolly | squad) prepare=qa known=() ;;
+    *) prepare=data known=(tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS) ;;
+esac
+for name in DATA_FORMAT DATA_FORM DATA_COLUMNS; do
+    if [[ $prepare != data && -n ${!name:-} ]]; then usage "$name=${!name} is for OpenMathReasoning's rows; leave it out"; fi
+done
 options=()
-for pair in source=DATA_SRC tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS; do
+for pair in source=DATA_SRC "${known[@]}"; do
     name=${pair#*=}
     if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
 done
 lock "$WORK/data/.lock" 1 "make data below $WORK"
-stage data "${options[@]}"
+stage "$prepare" "${options[@]}"
 if [[ ${REPORT:-} != none ]]; then stage report --if-possible ${TOKENIZER:+--tokenizer "$TOKENIZER"}; fi
