@@ -11,7 +11,7 @@ export MODEL ROUND
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
   INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE LAUNCHER DRY_RUN ENGINE_CONFIG \
   JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
-  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
+  EVAL_ROWS EVAL_BATCH SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
   BUILDER BUILDER_ARGS CONTAINER_RUNTIME CONTAINER_IMAGE CONTAINER_MOUNTS BASE_IMAGE
 # Of every other target the engine is the recipe's.
 OPTIONS += $(if $(filter container,$(MAKECMDGOALS)),ENGINE)
@@ -34,7 +34,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow bench setup container show show-make plan data sft-data report inspect model cache train convert average eval results status clean
+.PHONY: help demo test test-slow bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -58,6 +58,8 @@ data: need-model $(venv) ## make or download the data, filter, format and shuffl
 	@scripts/data.sh "$$MODEL" "$$ROUND"
 sft-data: $(venv) ## data from generations: INPUT='gen/output-rs*.jsonl' NAME=mydata ARGS='--help'
 	@scripts/sft-data.sh
+eval-data: need-model $(venv) ## fetch the multiple-choice sets of the recipe's EVAL_SET: GPQA, MMLU
+	@scripts/eval-data.sh "$$MODEL" "$$ROUND"
 report: need-model $(venv) ## token lengths, tokens and steps per epoch of the data
 	@scripts/report.sh "$$MODEL" "$$ROUND"
 inspect: need-model $(venv) ## rows as the trainer sees them, with a verdict on each thing that goes wrong: ROW=n
@@ -72,7 +74,7 @@ convert: need-model $(venv) ## checkpoints of AVERAGE_STEPS to verified Hugging 
 	@scripts/submit.sh convert "$$MODEL" "$$ROUND"
 average: need-model $(venv) ## the mean of those folders
 	@scripts/submit.sh average "$$MODEL" "$$ROUND"
-eval: need-model $(venv) ## score the base and the averaged model
+eval: need-model $(venv) ## score the base and the model that the run ends with: EVAL_ROWS=n, EVAL_BATCH=n
 	@scripts/submit.sh eval "$$MODEL" "$$ROUND"
 results: need-model $(venv) ## results.json, loss.png and a table
 	@scripts/submit.sh results "$$MODEL" "$$ROUND"

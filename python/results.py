@@ -11,20 +11,16 @@ from typing import Any
 import recipe as recipes
 from checkpoints import history
 from lib import is_done, log, new_folder, read_done, recipe_hash, run, write_done, write_json
-
-STAGES = ("data", "model", "train", "convert", "average", "eval")
+from metrics import score_rows
 
 
 def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[str, dict[str, Any]]:
     """The manifest of every stage; convert's is the sum over its steps. Raises Failure for the first unfinished one."""
-    folders = {
-        "data": paths.data,
-        "model": paths.start,
-        "train": paths.train,
-        "average": paths.average,
-        "eval": paths.eval,
-    }
-    done = {name: read_done(folder, f"run: make {name} {again}") for name, folder in folders.items()}
+
+    def finished(name: str, folder: Path) -> dict[str, dict[str, Any]]:
+        return {name: read_done(folder, f"run: make {name} {again}")}
+
+    done = finished("data", paths.data) | finished("model", paths.start) | finished("train", paths.train)
     steps = [
         recipes.converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")
     ]
@@ -32,7 +28,9 @@ def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[st
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "peak_memory_bytes": max(step["peak_memory_bytes"] for step in steps),
     }
-    return done
+    if paths.final == paths.average:
+        done |= finished("average", paths.average)
+    return done | finished("eval", paths.eval)
 
 
 def table(result: dict[str, Any]) -> str:
@@ -44,16 +42,54 @@ def table(result: dict[str, Any]) -> str:
         f"recipe `{result['recipe_sha256'][:12]}`, data `{result['data_sha256'][:12]}`; "
         f"{result['steps']} steps in {result['links']} link(s), final loss {result['final_loss']:.4f}.",
         "",
-        "| model | n | pass@1 | no answer | truncated |",
-        "|---|---|---|---|---|",
     ]
-    for name in ("baseline", "averaged"):
-        s = result[name]
-        lines.append(f"| {name} | {s['n']} | {s['pass@1']:.1%} | {s['no_answer']:.1%} | {s['truncated']:.1%} |")
+    if "scores" in result:
+        lines += score_tables(result["scores"])
+        lines += ["", f"Answers: {result['decoding']}, of at most {result['max_tokens']:,} tokens."]
+    else:
+        lines += ["| model | n | pass@1 | no answer | truncated |", "|---|---|---|---|---|"]
+        for name in ("baseline", "averaged"):
+            s = result[name]
+            lines.append(f"| {name} | {s['n']} | {s['pass@1']:.1%} | {s['no_answer']:.1%} | {s['truncated']:.1%} |")
     lines += ["", "| stage | seconds | peak memory, MiB |", "|---|---|---|"]
     for name, cost in result["stages"].items():
         lines.append(f"| {name} | {cost['seconds']:.1f} | {cost['peak_memory_bytes'] / 2**20:,.0f} |")
     return "\n".join(lines) + "\n"
+
+
+# How the figures of an evaluation are headed.
+HEADS = {"published_regex": "tutorial's regex", "think": "think tags", "no_answer": "no answer"}
+HEADS |= {"exact_match": "EM", "f1": "F1", "rougeL": "ROUGE-L"}
+
+
+def score_tables(scores: dict[str, Any]) -> list[str]:
+    """Markdown: model, set and mode for sets with like figures, and what the system prompt switches."""
+    lines: list[str] = []
+    head: tuple[str, ...] = ()
+    for model, name, mode, figures in sorted(score_rows(scores), key=lambda row: tuple(row[3])):
+        if tuple(figures) != head:
+            head = tuple(figures)
+            lines += [""] if lines else []
+            lines.append("| model | set | thinking | " + " | ".join(HEADS.get(what, what) for what in head) + " |")
+            lines.append("|---|---|---" + "|---" * len(head) + "|")
+        rates = " | ".join(f"{value:,}" if what == "n" else f"{value:.1%}" for what, value in figures.items())
+        lines.append(f"| {model} | {name} | {mode if mode != 'plain' else '-'} | {rates} |")
+    switched = [
+        (model, name, modes["on"], modes["off"])
+        for model, sets in scores.items()
+        for name, modes in sets.items()
+        if {"on", "off"} <= modes.keys()
+    ]
+    if switched:
+        lines += [
+            "",
+            "| model | set | think tags, on | think tags, off | accuracy, on | accuracy, off |",
+            "|---|---|---|---|---|---|",
+        ]
+        for model, name, on, off in switched:
+            rates = (on["think"], off["think"], on["accuracy"], off["accuracy"])
+            lines.append(f"| {model} | {name} | " + " | ".join(f"{rate:.1%}" for rate in rates) + " |")
+    return lines
 
 
 def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
@@ -98,12 +134,15 @@ def main() -> None:
             "steps": done["train"]["steps"],
             "links": done["train"]["links"],
             "final_loss": done["train"]["final_loss"],
-            "baseline": done["eval"]["scores"]["baseline"],
-            "averaged": done["eval"]["scores"]["averaged"],
             "grader": done["eval"]["grader"],
             "decoding": done["eval"]["decoding"],
-            "stages": {s: {k: done[s][k] for k in ("seconds", "peak_memory_bytes")} for s in STAGES},
+            "stages": {s: {k: done[s][k] for k in ("seconds", "peak_memory_bytes")} for s in done},
         }
+        scores = done["eval"]["scores"]
+        if all("n" in score for score in scores.values()):
+            result |= scores  # of one set of problems: baseline and averaged
+        else:
+            result |= {"scores": scores, "max_tokens": done["eval"]["settings"]["max_tokens"]}
         with new_folder(paths.results) as part:
             write_json(part / "results.json", result)
             draw(metrics, f"{args.model}, round {args.round}", part / "loss.png")

@@ -11,10 +11,12 @@ import time
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import recipe as recipes
 from checkpoints import history, saved_steps
 from lib import read_json, run
+from metrics import score_rows
 
 Job = tuple[str, str, str]  # id, Slurm's state, reason or node
 
@@ -72,10 +74,11 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
     steps = recipe["AVERAGE_STEPS"].split(",")
     gone = recipes.removed(paths)
     converted = sum((paths.convert / f"step_{s}" / "DONE").is_file() or f"step_{s}" in gone for s in steps)
-    folders = {"data": paths.data, "model": paths.start, "train": paths.train, "average": paths.average}
+    folders = {"data": paths.data, "model": paths.start, "train": paths.train, "convert": paths.convert}
+    folders |= {"average": paths.average} if paths.final == paths.average else {}
     folders |= {"eval": paths.eval, "results": paths.results}
     rows = []
-    for name in ("data", "model", "train", "convert", "average", "eval", "results"):
+    for name in folders:
         queued = jobs.get(name, [])
         done = converted == len(steps) if name == "convert" else (folders[name] / "DONE").is_file()
         live = [job for job in queued if job[1] in ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")]
@@ -85,8 +88,7 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
         elif name == "convert":
             progress = f"{converted}/{len(steps)} steps"
         elif done and name == "eval":
-            scores = read_json(folders[name] / "DONE")["scores"]
-            progress = ", ".join(f"{who} {score['pass@1']:.1%}" for who, score in scores.items())
+            progress = short(read_json(folders[name] / "DONE")["scores"])
         elif done and name == "data":
             progress = f"{read_json(folders[name] / 'DONE')['rows']['all']:,} rows"
         if done:
@@ -106,6 +108,15 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
         )
         rows.append((name, state, progress, left if state == "running" else "", shown.replace(": ", " ")))
     return rows
+
+
+def short(scores: dict[str, Any]) -> str:
+    """The first figure of an evaluation: of every model, where there is one set; else the trained one's."""
+    if all("n" in score for score in scores.values()):
+        return ", ".join(f"{who} {score['pass@1']:.1%}" for who, score in scores.items())
+    rows = [row for row in score_rows(scores) if row[0] != "baseline"]
+    named = [(name if mode == "plain" else f"{name} {mode}", figures) for _, name, mode, figures in rows]
+    return ", ".join(f"{what} {next(v for k, v in figures.items() if k != 'n'):.1%}" for what, figures in named)
 
 
 def active(train: Path) -> bool:

@@ -11,6 +11,7 @@
 # KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
+# EVAL_ROWS=n, EVAL_BATCH=n   of the evaluation: the first n rows of each set, n prompts at a time
 # REMOVE_AFTER_AVERAGE=1  remove the converted steps when their average is verified
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -20,18 +21,24 @@ STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
 load_recipe "$MODEL" "$ROUND"
 check_options
+# What has a SCHEMA and one step to average ends with that step (recipe.Paths.final).
+ending=average
+if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
 case $STAGE in
     train)
-        stages=(train convert average)
+        stages=(train convert)
+        if [[ $ending == average ]]; then stages+=(average); fi
         if [[ -n ${EVAL_SET:-} ]]; then
             stages+=(eval results)
         elif ! dry; then
-            log "recipe $MODEL names no EVAL_SET: the chain ends with average"
+            log "recipe $MODEL names no EVAL_SET: the chain ends with $ending"
         fi
         ;;
     cache | convert | average | eval | results) stages=("$STAGE") ;;
     *) usage "no stage '$STAGE'; it is cache, train, convert, average, eval or results" ;;
 esac
+[[ $STAGE != average || $ending == average ]] ||
+    usage "recipe $MODEL ends with step $AVERAGE_STEPS, there is nothing to average; run: make convert MODEL=$MODEL ROUND=$ROUND"
 if [[ $ENGINE == nemo-rl ]]; then
     if [[ $STAGE == train && $BACKEND == megatron ]]; then stages=(cache "${stages[@]}"); fi
 elif [[ $STAGE == cache ]]; then
@@ -51,6 +58,9 @@ if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --
 [[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
 [[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
 [[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
+for name in EVAL_ROWS EVAL_BATCH; do
+    [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || usage "$name=${!name}; give a number from 1 up"
+done
 [[ ${SAVE_RESERVE:-120} =~ ^[0-9]+$ ]] || usage "SAVE_RESERVE=$SAVE_RESERVE; give seconds"
 
 # check_inputs: what the first stage reads is there, so that nothing is queued in vain.
@@ -72,7 +82,14 @@ check_inputs() {
                     die "step $step is not converted; run: make convert $again"
             done
             ;;
-        eval) [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again" ;;
+        eval)
+            if [[ $ending == average ]]; then
+                [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again"
+            else
+                [[ -f $RUN/convert/step_$AVERAGE_STEPS/DONE ]] ||
+                    die "step $AVERAGE_STEPS is not converted; run: make convert $again"
+            fi
+            ;;
         results) [[ -f $RUN/eval/DONE ]] || die "nothing is evaluated yet; run: make eval $again" ;;
     esac
 }

@@ -130,6 +130,19 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     [[ $output == *"/convert.sbatch qwen7b 1 30000" ]]
 }
 
+@test "dry run of a chain that ends with its only step" {
+    run make -s train MODEL=reasoning-lora DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=2
+    [ "$status" -eq 0 ]
+    golden reasoning-lora.slurm.txt
+    run make -s average MODEL=reasoning-lora DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: recipe reasoning-lora ends with step 2000, there is nothing to average; run: make convert "* ]]
+    run make -s eval-data MODEL=reasoning-lora DATA_SRC=/sets DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/eval_sets.py reasoning-lora 1 --work $TMP/w --source /sets" ]
+    run env EVAL_ROWS=100 EVAL_BATCH=4 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" bash -c         'touch "$0/SNAPSHOT" && cp -r scripts sbatch python recipes "$0" && bash "$0/sbatch/eval.sbatch" llama3-lora 1' "$TMP"
+    [ "$output" = "$TMP/venv/bin/python $TMP/python/eval.py llama3-lora 1 --work $TMP/w --rows 100 --batch 4" ]
+}
+
 @test "what is not part of this version says so and writes nothing" {
     cp -r scripts python recipes sbatch docker Makefile "$TMP"
     cd "$TMP"
@@ -150,7 +163,7 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "options of the launcher are checked" {
-    for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 SAVE_RESERVE=2m RUN_AFTER=1:2 CONVERSION_STEP=first KEEP_CHECKPOINTS=3 \
+    for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 EVAL_ROWS=0 EVAL_BATCH=some SAVE_RESERVE=2m RUN_AFTER=1:2 CONVERSION_STEP=first KEEP_CHECKPOINTS=3 \
         PROFILE_STEPS=5; do
         run make -s train MODEL=tiny WORK="$TMP/w" "$wrong"
         [ "$status" -eq 2 ]
@@ -200,12 +213,12 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "every script explains itself" {
-    for script in scripts/{show,data,sft-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray,container}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
+    for script in scripts/{show,data,sft-data,eval-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray,container}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for script in python/{recipe,nemo_rl,nemo_rl_link,nemo_rl_log,ray_wait,checkpoints,plan,data,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
+    for script in python/{recipe,nemo_rl,nemo_rl_link,nemo_rl_log,ray_wait,checkpoints,plan,data,qa,eval_sets,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

@@ -42,13 +42,27 @@ def test_grades(expected: str, answer: str | None, verdict: bool) -> None:
     assert evaluate.correct(expected, answer) is verdict
 
 
-def test_rates(tmp_path: Path) -> None:
+def test_rates() -> None:
     problems = [{"problem": f"{i}", "expected_answer": "4"} for i in range(4)]
     answers = [("\\boxed{4}", False), ("\\boxed{5}", False), ("well", False), ("\\boxed{4} and on", True)]
-    scores = evaluate.score(problems, answers, tmp_path / "out.jsonl")
-    assert scores == {"n": 4, "pass@1": 0.5, "no_answer": 0.25, "truncated": 0.25}
-    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    rows = [
+        problem | {"truncated": truncated} | evaluate.grade_math(problem, text)
+        for problem, (text, truncated) in zip(problems, answers, strict=True)
+    ]
+    assert evaluate.figures("math", rows) == {"n": 4, "pass@1": 0.5, "no_answer": 0.25, "truncated": 0.25}
     assert [row["correct"] for row in rows] == [True, False, False, True] and rows[2]["answer"] is None
+
+
+def answers_of(
+    folder: Path, config: Path, prompts: list[str], settings: evaluate.Settings, start: Path | None = None
+) -> list[tuple[str, bool]]:
+    """Every prompt's (text, truncated), in the order of the prompts."""
+    model, tokenizer = evaluate.load(folder, config, start), evaluate.load_tokenizer(start or folder)
+    found: dict[int, tuple[str, bool]] = {}
+    for made in evaluate.generate(model, tokenizer, prompts, settings):
+        assert not found.keys() & made.keys()
+        found |= made
+    return [found[place] for place in range(len(prompts))]
 
 
 def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> None:
@@ -63,7 +77,7 @@ def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> Non
     end = tokenizer.convert_tokens_to_ids(openmath.END_OF_TURN)
     model = AutoModelForCausalLM.from_pretrained(folder)
     prompts = [openmath.chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
-    answers = evaluate.generate(folder, folder / "config.json", prompts, 6)
+    answers = answers_of(folder, folder / "config.json", prompts, evaluate.Settings(6, openmath.END_OF_TURN))
     for prompt, (text, truncated) in zip(prompts, answers, strict=True):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
         wanted: list[int] = []
@@ -86,7 +100,7 @@ def test_the_baseline_is_the_untouched_base(trained: Repo, monkeypatch: pytest.M
         transformers.AutoConfig, "from_pretrained", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
     )
     base = trained.work / "models/mini"
-    evaluate.generate(base, base / "config.original.json", ["x"], 1)
+    answers_of(base, evaluate.config_of(base), ["x"], evaluate.Settings(1, "<|im_end|>"))
     ropes = [(config.rope_parameters["rope_theta"], config.max_position_embeddings) for config in seen]
     assert (10000, 4096) in ropes
 
