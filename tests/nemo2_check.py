@@ -73,8 +73,8 @@ def check_arguments(where: str, data: Any, built: Any) -> int:
         default = None if swallowed else known[key].default
         if isinstance(default, (bool, int, float, str)) and isinstance(value, (bool, int, float, str)):
             kinds = (int, float) if isinstance(default, float) and not isinstance(value, bool) else type(default)
-            limits = key in ("limit_val_batches", "val_check_interval")  # a number of them, or a share
-            assert limits or isinstance(value, kinds), f"{where}.{key}: {value!r}, its default is {default!r}"
+            either = key in ("limit_val_batches", "val_check_interval", "devices")  # a number, or a share or "auto"
+            assert either or isinstance(value, kinds), f"{where}.{key}: {value!r}, its default is {default!r}"
         checked += 1 + check_arguments(f"{where}.{key}", value, built.__arguments__[key])
     return checked
 
@@ -95,8 +95,9 @@ def check_run(model: str, round_: str) -> int:
         checked += check_arguments(f"{model} {round_} {name}", part, built)
         inspect.signature(built.__fn_or_cls__).bind(**built.__arguments__)  # nothing that it needs is missing
 
-    # What needs a GPU to be built is only the accelerator.
+    # What needs a GPU to be built is only the accelerator and Transformer Engine's fused RoPE.
     tuned = nemo2.build(made["finetune"])
+    tuned.model.config.apply_rope_fusion = False
     tuned.trainer.accelerator, tuned.trainer.devices, tuned.trainer.num_nodes = "cpu", 1, 1
     trainer, data, optim = fdl.build(tuned.trainer), fdl.build(tuned.data), fdl.build(tuned.optim)
     config, log, resume = fdl.build(tuned.model).config, fdl.build(tuned.log), fdl.build(tuned.resume)
@@ -106,7 +107,7 @@ def check_run(model: str, round_: str) -> int:
     assert (optim.lr_scheduler is None) == (recipe["LR_SCHEDULE"] == "constant")
     assert (config.recompute_granularity == "full") == (recipe["ACTIVATION_CHECKPOINTING"] == "true")
     assert (config.num_layers, config.hidden_size, config.num_query_groups) == (32, 4096, 8)
-    assert log.ckpt.every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
+    assert log.ckpt._every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
     assert Path(resume.restore_config.path) == base and resume.resume_if_exists
     assert any(isinstance(c, nemo2_parts.Link) for c in trainer.callbacks)
     if "LORA_RANK" in recipe:
@@ -122,8 +123,8 @@ def check_run(model: str, round_: str) -> int:
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def tokenizer(folder: Path) -> AutoTokenizer:
-    """A byte-level BPE with Llama 3's special tokens, as NeMo loads it from a folder."""
+def tokenizer(folder: Path, end: str) -> AutoTokenizer:
+    """A byte-level BPE with Llama 3's special tokens, `end` its EOS, as NeMo loads it from a folder."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -133,7 +134,7 @@ def tokenizer(folder: Path) -> AutoTokenizer:
         text * 4,
         trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=EOT)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=end)
     fast.save_pretrained(folder)
     return AutoTokenizer(str(folder))
 
@@ -187,7 +188,6 @@ def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
 
 def check_question_rows(folder: Path, words: AutoTokenizer) -> None:
     """Published: no BOS. Corrected: as rendered.jsonl says it: BOS, the question, a space and the answer, EOS."""
-    words.tokenizer.eos_token = EOS
     row = {"input": "Context: Denver Broncos won. Question: Who won? Answer:", "output": "Denver Broncos", "original_answers": []}
     (folder / "training.jsonl").write_text((json.dumps(row) + "\n") * 8)
     answer = ids_of(words, f" {row['output']}{EOS}")
@@ -204,7 +204,10 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
     (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(100 + n)) + "\n" for n in range(rows)))
 
     def order(round_: str, consumed: int) -> list[int]:
-        made = module(recipes.load("reasoning-full", round_), folder, words, global_batch_size=batch)
+        recipe = recipes.load("reasoning-full", round_)
+        # Without NeMo's count of the GPUs that have made the same permutation.
+        options = nemo2.dataset(recipe) | {"sanity_check_dist_workers": False}
+        made = module(recipe, folder, words, global_batch_size=batch, dataset_kwargs=options)
         loader = add_megatron_sampler(
             made.train_dataloader(), micro_batch_size=1, global_batch_size=batch, consumed_samples=consumed,
             dataloader_type="batch", dataloader_mode="train",
@@ -266,12 +269,12 @@ def main() -> None:
         folders = {part: Path(name) / part for part in ("tokenizer", "chat", "question", "order", "link")}
         for folder in folders.values():
             folder.mkdir()
-        words = tokenizer(folders["tokenizer"])
+        words = tokenizer(folders["tokenizer"], EOT)
         check_chat_rows(folders["chat"], words)
         print("chat rows: published has a stray space and two ends of turn, corrected neither", flush=True)
         check_order(folders["order"], words)
         print("order: published permutes the rows, corrected keeps the file's", flush=True)
-        check_question_rows(folders["question"], words)
+        check_question_rows(folders["question"], tokenizer(folders["tokenizer"], EOS))
         print("question rows: published has no BOS, corrected has one, and one EOS", flush=True)
         check_link(folders["link"], {"LINK_STEPS": "3"})
         print("link: every step written down, ended after LINK_STEPS", flush=True)
