@@ -2,7 +2,8 @@
 
 SftDataset is what nemo-automodel trains on: a dataset of our own because those of 0.7.0 mask pre-rendered text wrongly
 (a prompt tokenized with a trailing blank, no loss on the first answer token, a second BOS) or hold the whole file in
-memory. VIEWS says of every engine what enters a batch of a row, and `pack` how NeMo-RL puts rows together.
+memory. VIEWS says of every engine what enters a batch of a row; `fill` is how packed.py puts rows together, `pack`
+how NeMo-RL does.
 """
 
 import json
@@ -163,6 +164,24 @@ VIEWS: dict[str, Callable[[SftDataset, int], View]] = {"automodel": automodel_vi
 
 
 # --- packing -----------------------------------------------------------------------------------------------------
+
+
+def fill(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Bins of row numbers in their order: a row that does not fit any more opens the next bin.
+
+    lengths: int[n], none above `capacity`, which raises ValueError.
+    """
+    bins: list[list[int]] = []
+    free = 0
+    for row, length in enumerate(lengths):
+        if length > capacity:
+            raise ValueError(f"a row of {length} tokens does not go into a bin of {capacity}")
+        if not bins or length > free:
+            bins.append([])
+            free = capacity
+        bins[-1].append(row)
+        free -= length
+    return bins
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:

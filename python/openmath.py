@@ -25,7 +25,7 @@ PROMPTS = {
 }
 END_OF_TURN = "<|im_end|>"
 # The token that ends a turn, by the recipe's CHAT; what this file renders is ChatML.
-ENDS = {"chatml": END_OF_TURN, "llama3": "<|eot_id|>"}
+ENDS = {"chatml": END_OF_TURN, "llama3": "<|eot_id|>", "none": "<|end_of_text|>"}
 CLOSE = f"{END_OF_TURN}\n"
 REMAINING = "Remaining code executions: "
 TEXTS = ("problem", "generated_solution")

@@ -12,6 +12,8 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,8 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
     """
     number = {k: float(recipe[k]) for k in ("LR", "MIN_LR", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_EPS", "CLIP_GRAD")}
     steps, seed = int(recipe["STEPS"]), int(recipe["SEED"])
+    dtype, lora = recipe["DTYPE"], "LORA_RANK" in recipe
+    shuffle, packing = recipe.get("SHUFFLE", "true") == "true", recipe["PACKING"] == "true"
     checkpoint: dict[str, Any] = {
         "enabled": True,
         "checkpoint_dir": str(paths.train / "checkpoints"),
@@ -66,28 +70,49 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
         "model": {
             "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
             "pretrained_model_name_or_path": str(paths.start),
-            "torch_dtype": recipe["DTYPE"],
+            # What is trained is held in float32, whatever it is computed in: at 5e-6 most of an update is below
+            # bfloat16's resolution. Only a base that adapters leave alone need not be.
+            "torch_dtype": dtype if lora else "float32",
             "attn_implementation": "sdpa",
         },
+        **({"peft": adapter(recipe)} if lora else {}),
         "checkpoint": checkpoint,
         "distributed": {
             "strategy": "fsdp2",
             "tp_size": int(recipe["TP"]),
             "cp_size": int(recipe["CP"]),
             "pp_size": int(recipe["PP"]),
+            "activation_checkpointing": recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true",
+            "mp_policy": {
+                "_target_": "torch.distributed.fsdp.MixedPrecisionPolicy",
+                "param_dtype": dtype,
+                "reduce_dtype": "float32",
+                "output_dtype": None,
+                "cast_forward_inputs": False,
+            },
+            # One process is not sharded, and what is not sharded has no policy: autocast stands in for it.
+            "autocast_dtype": None if dtype == "float32" else dtype,
         },
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "dataset": {
-            "_target_": "dataset.SftDataset",
+            "_target_": "packed.PackedSteps" if packing else "dataset.SftDataset",
             "path": str(paths.rows),
             "seq_len": int(recipe["SEQ_LEN"]),
             "end_of_turn": ENDS[recipe["CHAT"]],
+            **({"global_batch": int(recipe["GLOBAL_BATCH"]), "steps": steps} if packing else {}),
+            **({"shuffle": shuffle, "seed": seed} if packing else {}),
         },
         "dataloader": {
             "_target_": "torchdata.stateful_dataloader.StatefulDataLoader",
-            "collate_fn": "nemo_automodel.components.datasets.utils.default_collater",
-            "shuffle": True,
-            "drop_last": True,
+            **(
+                {"batch_size": None, "shuffle": False}  # an item is a whole step, in its order
+                if packing
+                else {
+                    "collate_fn": "nemo_automodel.components.datasets.utils.default_collater",
+                    "shuffle": shuffle,
+                    "drop_last": True,
+                }
+            ),
         },
         "optimizer": {
             "_target_": "torch.optim.AdamW",
@@ -105,6 +130,22 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
             "min_lr": number["MIN_LR"],
         },
         "clip_grad_norm": {"max_norm": number["CLIP_GRAD"]},
+    }
+
+
+def adapter(recipe: recipes.Recipe) -> dict[str, Any]:
+    """nemo-automodel's LoRA section of a recipe with LORA_RANK; every default that decides something is written out."""
+    return {
+        "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
+        "target_modules": [f"*.{name}" for name in recipe["LORA_TARGETS"].split(",")],
+        "dim": int(recipe["LORA_RANK"]),
+        "alpha": int(recipe["LORA_ALPHA"]),
+        "dropout": float(recipe["LORA_DROPOUT"]),
+        "dropout_position": "pre",  # as in the peft library, which the adapter is for
+        "lora_A_init": "xavier",
+        "lora_dtype": "float32",
+        "use_memory_efficient_lora": True,
+        "use_triton": recipe["DEVICE"] == "gpu",
     }
 
 
@@ -170,6 +211,25 @@ def without_cuda() -> None:
     auto_model.apply_model_infrastructure = lambda *a, **k: real(*a, **{**k, "device": torch.device("cpu")})
 
 
+def whole_steps() -> None:
+    """Make nemo-automodel's scheduler take what a data loader of PackedSteps gives as all micro-batches of a step.
+
+    Its own (0.7.0 components/training/step_scheduler.py:__iter__) gives each step the same number of items.
+    """
+    from nemo_automodel.components.training import step_scheduler
+
+    class StepScheduler(step_scheduler.StepScheduler):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.grad_acc_steps = 1
+
+        def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+            for (batches,) in super().__iter__():
+                yield batches
+
+    step_scheduler.StepScheduler = StepScheduler
+
+
 def trim_torn_line(path: Path) -> None:
     """Drop the unfinished last line that a killed writer left, so that the next record starts a line of its own."""
     if path.is_file():
@@ -187,7 +247,12 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
     from nemo_automodel.components.config import loader
     from nemo_automodel.recipes.llm import train_ft
 
-    loader.set_enable_user_modules(True)  # dataset.SftDataset is ours
+    from packed import block_causal
+
+    loader.set_enable_user_modules(True)  # dataset and packed are ours
+    packing = config["dataset"]["_target_"] == "packed.PackedSteps"
+    if packing:
+        whole_steps()
     build = train_ft.build_metric_logger
 
     def write_through(path: Path, **options: Any) -> Any:
@@ -197,10 +262,26 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
         return logger
 
     train_ft.build_metric_logger = write_through
+    computed = getattr(torch, config["distributed"]["autocast_dtype"] or "float32")
+
+    def precision() -> torch.autocast:
+        """The engine's own _autocast_context asks for its device's type, and has no device on a CPU."""
+        return torch.autocast(
+            "cuda" if torch.cuda.is_available() else "cpu", computed, enabled=computed != torch.float32
+        )
+
     end, limit = float(os.environ.get("LINK_END") or "inf"), int(os.environ.get("LINK_STEPS") or "0")
 
     class Link(train_ft.TrainFinetuneRecipeForNextTokenPrediction):
         """The engine's own recipe, which asks itself to stop, by the signal it knows, when the link is over."""
+
+        def _forward_backward_step(self, idx: int, batch: dict[str, Any], **options: Any) -> None:
+            if packing:  # only now, on the device: the masks of a whole step would take gigabytes
+                batch = dict(batch)
+                documents = batch.pop("documents").to(self.dist_env.device)
+                batch["attention_mask"] = block_causal(documents)
+            with precision() if self.dist_env.world_size == 1 else nullcontext():
+                super()._forward_backward_step(idx, batch, **options)
 
         def log_train_metrics(self, data: Any) -> None:
             super().log_train_metrics(data)
