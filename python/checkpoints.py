@@ -17,6 +17,7 @@ from lib import Failure, log, read_jsonl, run
 
 AUTOMODEL = re.compile(r"epoch_\d+_step_(\d+)")
 NEMO_RL = re.compile(r"step_(\d+)")
+NEMO2 = re.compile(r".*step=(\d+)-last")
 KEEP = ("all", "saved", "needed")
 
 
@@ -25,7 +26,9 @@ def saved_steps(engine: str, folder: Path) -> dict[int, Path]:
 
     nemo-automodel counts steps from 0 in the folder's name, and removes .incomplete when the checkpoint is published
     (0.7.0 components/checkpoint/lifecycle.py); a step decides its epoch. NeMo-RL writes tmp_step_<N> and renames it to
-    step_<N>, and says in training_info.json which step it holds (v0.7.0 nemo_rl/utils/checkpoint.py:197-262).
+    step_<N>, and says in training_info.json which step it holds (v0.7.0 nemo_rl/utils/checkpoint.py:197-262). NeMo 2.0
+    resumes from ...-last alone, and has the file ...-last-unfinished beside it while it writes or removes it (v2.3.1
+    nemo/lightning/resume.py:195-270, nemo/lightning/pytorch/callbacks/model_checkpoint.py, _save_checkpoint).
     Raises Failure for a folder of NeMo-RL that is not what its name says.
     """
     found = {}
@@ -34,6 +37,10 @@ def saved_steps(engine: str, folder: Path) -> dict[int, Path]:
             if match := NEMO_RL.fullmatch(path.name):
                 found[int(match[1])] = path
                 check_info(path, int(match[1]))
+        elif engine == "nemo2":
+            unfinished = path.with_name(f"{path.name}-unfinished").exists()
+            if (match := NEMO2.fullmatch(path.name)) and path.is_dir() and not unfinished:
+                found[int(match[1])] = path
         elif (match := AUTOMODEL.fullmatch(path.name)) and not (path / ".incomplete").exists():
             found[int(match[1]) + 1] = path
     return dict(sorted(found.items()))

@@ -1,0 +1,57 @@
+# shellcheck shell=bash
+# Engine nemo2: NeMo 2.0 under torchrun in NVIDIA's image, as engine automodel is: the same launcher, another script.
+# shellcheck source=scripts/engines/automodel.sh
+. "$ROOT/scripts/engines/automodel.sh"
+
+# engine_container [IMAGE]: sets SRUN_CONTAINER, BOX and BOX_PYTHON. The Llama 3 notebooks have an image of their own.
+# NEMO2_PYTHON: a Python that has NeMo 2.0, for CONTAINER_RUNTIME=none.
+engine_container() {
+    local image=${1:-nemo2}
+    if [[ $# == 0 && $SCHEMA != nemotron ]]; then image=nemo2-llama3; fi
+    if [[ ${CONTAINER_RUNTIME:-none} == none && ! -x ${NEMO2_PYTHON:-} ]]; then
+        die "NeMo 2.0 is only in NVIDIA's image; set CONTAINER_RUNTIME, or NEMO2_PYTHON to a Python that has it"
+    fi
+    export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false # before: it hands on what is exported
+    container "$image"
+    if [[ ${CONTAINER_RUNTIME:-none} == none ]]; then BOX_PYTHON=$NEMO2_PYTHON; fi
+}
+
+# engine_train: run one link; the first one converts the base model.
+engine_train() {
+    engine_cache || return
+    torchrun_link nemo2
+}
+
+# engine_cache: the base model in NeMo's format, converted once, on one node: see base_folder in python/nemo2.py.
+engine_cache() {
+    local base
+    base=$(stage nemo2 --base) || return
+    if [[ -d $base ]]; then return; fi
+    ( # a lock is let go with its process
+        lock "$WORK/models/.nemo2.lock" 3600 "a conversion for NeMo 2.0 below $WORK"
+        engine_container
+        run_inside --import-base || die "the base model could not be converted for NeMo 2.0 (status $?); see above"
+    )
+}
+
+# engine_convert STEP TARGET: one checkpoint as a Hugging Face folder, or an adapter. NeMo 2.1, which the Llama 3
+# notebooks have, cannot export an adapter; 2.3 can.
+engine_convert() {
+    mkdir -p -- "${2%/*}"
+    if [[ -n ${LORA_RANK:-} ]]; then engine_container nemo2; else engine_container; fi
+    run_inside --export "$1" --target "$2" || die "NeMo 2.0's export failed for step $1 (status $?); see above"
+}
+
+# engine_generate: answers of the last checkpoint to the test rows, as the Llama 3 notebooks make them: on one GPU.
+engine_generate() {
+    engine_container
+    run_inside --generate || die "NeMo 2.0's generation failed (status $?); see above"
+}
+
+# run_inside OPTION...: python/nemo2.py as one process in the container, on this node.
+run_inside() {
+    local launch=() python=("$BOX_PYTHON")
+    if [[ $1 == --generate ]]; then python+=(-m torch.distributed.run --standalone --nproc-per-node 1); fi
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(srun --nodes=1 --ntasks=1 --overlap "${SRUN_CONTAINER[@]}"); fi
+    "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/nemo2.py" "$MODEL" "$ROUND" --work "$WORK" "$@"
+}

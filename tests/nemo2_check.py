@@ -1,0 +1,281 @@
+"""What make check-nemo2 runs in a Python that has NeMo 2.0: the recipes' runs, built with the real classes on a CPU.
+
+For each recipe and round: run.Partial(llm.finetune, ...) and the others take every argument of the configuration that
+the golden file shows, under its own name (a class's **kwargs swallows any), of the type of its default; and what can be
+built without a GPU is built, and holds the recipe's numbers. Then the data set, over rows of a small tokenizer.
+"""
+
+import copy
+import inspect
+import json
+import logging
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+warnings.simplefilter("ignore")
+logging.disable(logging.WARNING)
+
+import fiddle as fdl  # noqa: E402
+import lightning.pytorch as pl  # noqa: E402
+import nemo_run as run  # noqa: E402
+import torch  # noqa: E402
+import yaml  # noqa: E402
+from nemo.collections.common.tokenizers import AutoTokenizer  # noqa: E402
+from nemo.lightning.data import add_megatron_sampler  # noqa: E402
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
+from transformers import PreTrainedTokenizerFast  # noqa: E402
+
+import nemo2  # noqa: E402
+import nemo2_parts  # noqa: E402
+import recipe as recipes  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+RUNS = [(m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")]
+# The only argument that is lost in **kwargs is the published one that does nothing.
+LOST = {"optimizer_cpu_offload"}
+BOS, EOT, EOS = "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"
+HEADERS = ("<|start_header_id|>", "<|end_header_id|>")
+
+
+def parameters(target: Any) -> dict[str, inspect.Parameter]:
+    """The named parameters of a function, or of a class and of those that its **kwargs go on to."""
+    if not inspect.isclass(target):
+        return dict(inspect.signature(target).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for base in target.__mro__:
+        own = inspect.signature(base.__init__).parameters if "__init__" in vars(base) else {}
+        found = {k: v for k, v in own.items() if v.kind is not v.VAR_KEYWORD and k != "self"} | found
+        if own and not any(v.kind is v.VAR_KEYWORD for v in own.values()):
+            break
+    return found
+
+
+def check_arguments(where: str, data: Any, built: Any) -> int:
+    """Every argument of `data` is one of its target's, is in `built` as it is, and has its default's type; their number."""
+    if isinstance(data, list):
+        assert len(data) == len(built), where
+        return sum(check_arguments(f"{where}[{n}]", d, b) for n, (d, b) in enumerate(zip(data, built, strict=True)))
+    if not isinstance(data, dict) or "_target_" not in data:
+        if not isinstance(data, dict) or not data.keys() & {"_call_", "_object_"}:
+            assert data == built, f"{where}: {data!r} became {built!r}"
+        return 0
+    target, checked = nemo2.resolve(data["_target_"]), 0
+    assert built.__fn_or_cls__ is target, where
+    known = parameters(target)
+    for key, value in data.items():
+        if key == "_target_":
+            continue
+        swallowed = key not in known
+        assert swallowed == (key in LOST), f"{where}: {data['_target_']} has no argument {key}"
+        default = None if swallowed else known[key].default
+        if isinstance(default, (bool, int, float, str)) and isinstance(value, (bool, int, float, str)):
+            kinds = (int, float) if isinstance(default, float) and not isinstance(value, bool) else type(default)
+            limits = key in ("limit_val_batches", "val_check_interval")  # a number of them, or a share
+            assert limits or isinstance(value, kinds), f"{where}.{key}: {value!r}, its default is {default!r}"
+        checked += 1 + check_arguments(f"{where}.{key}", value, built.__arguments__[key])
+    return checked
+
+
+def check_run(model: str, round_: str) -> int:
+    """One recipe and round; returns how many arguments were checked."""
+    recipe = recipes.load(model, round_)
+    golden = yaml.safe_load((ROOT / "tests" / "golden" / f"{model}.round{round_}.nemo2.yaml").read_text())
+    paths = recipes.Paths("/WORK", model, round_, recipe)
+    base = nemo2.base_folder(paths, "HASH")
+    made = nemo2.render(recipe, paths, base, paths.train / "checkpoints" / "step=N-last")
+    assert golden == json.loads(json.dumps(made)), f"{model} {round_}: not as its golden file"
+    made.pop("environment")
+    checked = 0
+    for name, part in made.items():
+        built = nemo2.build(part)
+        assert isinstance(built, run.Partial), name
+        checked += check_arguments(f"{model} {round_} {name}", part, built)
+        inspect.signature(built.__fn_or_cls__).bind(**built.__arguments__)  # nothing that it needs is missing
+
+    # What needs a GPU to be built is only the accelerator.
+    tuned = nemo2.build(made["finetune"])
+    tuned.trainer.accelerator, tuned.trainer.devices, tuned.trainer.num_nodes = "cpu", 1, 1
+    trainer, data, optim = fdl.build(tuned.trainer), fdl.build(tuned.data), fdl.build(tuned.optim)
+    config, log, resume = fdl.build(tuned.model).config, fdl.build(tuned.log), fdl.build(tuned.resume)
+    assert (trainer.max_steps, data.global_batch_size) == (int(recipe["STEPS"]), int(recipe["GLOBAL_BATCH"]))
+    assert trainer.strategy.tensor_model_parallel_size == int(recipe["TP"])
+    assert (optim.config.lr, optim.config.adam_beta2) == (float(recipe["LR"]), float(recipe["ADAM_BETA2"]))
+    assert (optim.lr_scheduler is None) == (recipe["LR_SCHEDULE"] == "constant")
+    assert (config.recompute_granularity == "full") == (recipe["ACTIVATION_CHECKPOINTING"] == "true")
+    assert (config.num_layers, config.hidden_size, config.num_query_groups) == (32, 4096, 8)
+    assert log.ckpt.every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
+    assert Path(resume.restore_config.path) == base and resume.resume_if_exists
+    assert any(isinstance(c, nemo2_parts.Link) for c in trainer.callbacks)
+    if "LORA_RANK" in recipe:
+        adapter = fdl.build(tuned.peft)
+        assert (adapter.dim, adapter.alpha) == (int(recipe["LORA_RANK"]), int(recipe["LORA_ALPHA"]))
+    # The published offload ends among the options of a DDP that Megatron's strategy never makes.
+    offloads = recipe["VARIANT"] == "published" and recipe["SCHEMA"] == "nemotron"
+    assert ("optimizer_cpu_offload" in trainer.strategy._ddp_kwargs) == offloads
+    assert optim.config.optimizer_cpu_offload is False
+    return checked
+
+
+# --- rows ----------------------------------------------------------------------------------------------------------
+
+
+def tokenizer(folder: Path) -> AutoTokenizer:
+    """A byte-level BPE with Llama 3's special tokens, as NeMo loads it from a folder."""
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    special = [BOS, EOT, EOS, *HEADERS]
+    text = ["Context: Denver Broncos won. Question: Who won? Answer: Denver Broncos", "<think> one two </think> 42"]
+    made.train_from_iterator(
+        text * 4,
+        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+    )
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=EOT)
+    fast.save_pretrained(folder)
+    return AutoTokenizer(str(folder))
+
+
+def chat_row(number: int) -> dict[str, str]:
+    turn = "".join(f"{HEADERS[0]}{role}{HEADERS[1]}\n\n{text}" for role, text in (("user", f"What is {number}?{EOT}"), ("assistant", "")))
+    return {"input": BOS + turn, "output": f"<think> one </think> {number}{EOT}"}
+
+
+def module(recipe: recipes.Recipe, folder: Path, words: AutoTokenizer, **changes: Any) -> Any:
+    """The recipe's data module over the files in `folder`, set up as a trainer does it."""
+    part = nemo2.data(recipe, recipes.Paths("/WORK", "any", "nemo2", recipe))
+    part |= {"dataset_root": str(folder), "num_workers": 0, "pin_memory": False} | changes
+    made = fdl.build(nemo2.build(part, partial=False))
+    made.tokenizer = words
+    made.trainer = pl.Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False)
+    made.setup("fit")
+    return made
+
+
+def ids_of(words: AutoTokenizer, text: str) -> list[int]:
+    return words.tokenizer.encode(text, add_special_tokens=False)
+
+
+def learned(example: dict[str, Any]) -> list[int]:
+    """The ids of a row of the data set that have a loss."""
+    return example["input_ids"][example["answer_start_idx"] :]
+
+
+def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
+    """Published: a stray space and two ends of turn. Corrected: input and output as they stand, one end of turn."""
+    row = chat_row(7)
+    (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(n)) + "\n" for n in range(6)) + json.dumps(row) + "\n")
+    [eot], [bos] = ids_of(words, EOT), ids_of(words, BOS)
+    for round_ in ("published", "nemo2"):
+        made = module(recipes.load("reasoning-lora", round_), folder, words)
+        data = made._create_dataset(made.train_path, max_num_samples=None, **made.dataset_kwargs)
+        example = data[6]
+        assert example["input_ids"].count(bos) == 1 and example["input_ids"][0] == bos
+        if round_ == "published":
+            assert example["input_ids"] == [*ids_of(words, row["input"]), *ids_of(words, f" {row['output']}"), eot]
+            assert learned(example)[-2:] == [eot, eot] and words.ids_to_text(learned(example)).startswith(" <think>")
+        else:
+            assert example["input_ids"] == ids_of(words, row["input"]) + ids_of(words, row["output"])
+            assert learned(example) == ids_of(words, row["output"]) and learned(example).count(eot) == 1
+        batch = data.collate_fn([example, data[0]])
+        assert ("attention_mask" in batch) == (round_ == "published"), "the dense mask"
+        kept = batch["labels"][0][batch["loss_mask"][0] == 1].tolist()
+        assert kept == learned(example), "the loss is on other tokens than the answer's"
+
+
+def check_question_rows(folder: Path, words: AutoTokenizer) -> None:
+    """Published: no BOS. Corrected: as rendered.jsonl says it: BOS, the question, a space and the answer, EOS."""
+    words.tokenizer.eos_token = EOS
+    row = {"input": "Context: Denver Broncos won. Question: Who won? Answer:", "output": "Denver Broncos", "original_answers": []}
+    (folder / "training.jsonl").write_text((json.dumps(row) + "\n") * 8)
+    answer = ids_of(words, f" {row['output']}{EOS}")
+    for round_ in ("published", "nemo2"):
+        made = module(recipes.load("llama3-lora", round_), folder, words)
+        example = made._create_dataset(made.train_path, max_num_samples=None, **made.dataset_kwargs)[0]
+        before = ids_of(words, (BOS if round_ == "nemo2" else "") + row["input"])
+        assert example["input_ids"] == before + answer and learned(example) == answer
+
+
+def check_order(folder: Path, words: AutoTokenizer) -> None:
+    """What reaches the model: corrected in the file's order, over its end to the next pass; published permuted."""
+    rows, batch, steps, done = 20, 8, 4, 2
+    (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(100 + n)) + "\n" for n in range(rows)))
+
+    def order(round_: str, consumed: int) -> list[int]:
+        made = module(recipes.load("reasoning-full", round_), folder, words, global_batch_size=batch)
+        loader = add_megatron_sampler(
+            made.train_dataloader(), micro_batch_size=1, global_batch_size=batch, consumed_samples=consumed,
+            dataloader_type="batch", dataloader_mode="train",
+        )  # fmt: skip
+        texts = [words.tokenizer.decode(ids) for part in loader for ids in part["tokens"]]
+        return [int(text.split("What is ")[1].split("?")[0]) - 100 for text in texts]
+
+    wanted = [n % rows for n in range(batch * steps)]
+    found = order("nemo2", 0)
+    assert found == wanted, found
+    assert order("nemo2", done * batch) == wanted[done * batch :], "a later link does not go on where the first one ended"
+    published = order("published", 0)
+    assert len(published) == len(wanted) and published != wanted, published
+
+
+# --- a link --------------------------------------------------------------------------------------------------------
+
+
+def check_link(folder: Path, monkey: dict[str, str]) -> None:
+    """The callback in a real Trainer: every step is written down, and LINK_STEPS ends the link by NeMo's own means."""
+    import os
+
+    class Tiny(pl.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+
+        def training_step(self, batch: Any, _: int) -> Any:
+            loss = self.layer(batch).square().mean()
+            self.log("reduced_train_loss", loss, prog_bar=True)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    os.environ |= monkey
+    link = nemo2_parts.Link(str(folder), steps=6)
+    trainer = pl.Trainer(
+        max_steps=6, accelerator="cpu", callbacks=[link], logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(Tiny(), torch.utils.data.DataLoader(torch.ones(6, 1)))
+    rows = [json.loads(line) for line in (folder / "checkpoints" / "training.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(6)), rows
+    assert all(row["loss"] == row["reduced_train_loss"] for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
+    assert link._interrupted, "LINK_STEPS did not end the link"
+    trainer.save_checkpoint(folder / "any.ckpt")
+    [record] = [json.loads(line) for line in (folder / "links.jsonl").read_text().splitlines()]
+    assert (record["from"], record["step"]) == (0, 6) and record["peak_memory_bytes"] > 0
+    copy.deepcopy(link)  # NeMo copies a trainer's arguments for the checkpoint's context
+    for key in monkey:
+        del os.environ[key]
+
+
+def main() -> None:
+    for model, round_ in RUNS:
+        print(f"{model} {round_}: {check_run(model, round_)} arguments", flush=True)
+    with tempfile.TemporaryDirectory() as name:
+        folders = {part: Path(name) / part for part in ("tokenizer", "chat", "question", "order", "link")}
+        for folder in folders.values():
+            folder.mkdir()
+        words = tokenizer(folders["tokenizer"])
+        check_chat_rows(folders["chat"], words)
+        print("chat rows: published has a stray space and two ends of turn, corrected neither", flush=True)
+        check_order(folders["order"], words)
+        print("order: published permutes the rows, corrected keeps the file's", flush=True)
+        check_question_rows(folders["question"], words)
+        print("question rows: published has no BOS, corrected has one, and one EOS", flush=True)
+        check_link(folders["link"], {"LINK_STEPS": "3"})
+        print("link: every step written down, ended after LINK_STEPS", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
