@@ -263,10 +263,10 @@ def test_memory_of_lora_by_hand() -> None:
     n, token = 1704 - 8, 2 * (4 * 8 + 2 * (8 + 4) + 3 * 16) + 2 * 2 * 7
     own = TOY_RECIPE | LORA | {"ENGINE": "automodel"}
     one = footprint.memory(TOY, own, Layout(1, 1, 1, 1, 1, "fsdp"), 1)
-    assert (one["weights"], one["gradients"], one["optimizer"]) == (2 * (n + 512), 2 * 512, 4 * 512)
+    assert (one["weights"], one["gradients"], one["optimizer"]) == (2 * n + 4 * 512, 4 * 512, 8 * 512)
     assert one["activations"] == 100 * (2 * token + 6 * 8) and "gathered" not in one
     two = footprint.memory(TOY, own, Layout(2, 1, 1, 1, 1, "fsdp"), 1)
-    assert (two["weights"], two["optimizer"], two["gathered"]) == (n + 512, 2 * 512, 2 * n)
+    assert (two["weights"], two["optimizer"], two["gathered"]) == (2 * (n + 512), 4 * 512, 2 * n)
     assert footprint.adapter_of(TOY, own) == 512
     nemo2 = own | {"ENGINE": "nemo2"}
     assert footprint.adapter_of(TOY, nemo2) == 416
@@ -277,14 +277,21 @@ def test_memory_of_lora_by_hand() -> None:
 
 
 def test_disk_of_lora_by_hand(tmp_path: Path) -> None:
-    """Of the adapter's 512 parameters 2 bytes and two moments; one export, no average: the step is what remains."""
+    """Of the adapter's 512 parameters 4 bytes and two moments; one export, no average: the step is what remains."""
     recipe = TOY_RECIPE | LORA | {"ENGINE": "automodel", "AVERAGE_STEPS": "8"}
     paths = recipes.Paths(tmp_path / "w", "m", "1", TOY_PATHS | {"SCHEMA": "squad", "AVERAGE_STEPS": "8"})
     made = footprint.disk(TOY, recipe, paths, 5000)
-    assert (made["checkpoints"], made["checkpoint"], made["bytes_per_parameter"]) == (4 * 6 * 512, 6 * 512, 6)
+    assert (made["checkpoints"], made["checkpoint"], made["bytes_per_parameter"]) == (4 * 12 * 512, 12 * 512, 12)
     assert (made["exports"], made["average"], made["base"]) == (2 * 512, 0, 2 * 1704)
-    nemo2 = footprint.disk(TOY, recipe | {"ENGINE": "nemo2"}, paths, 5000)
-    assert (nemo2["checkpoint"], nemo2["exports"], nemo2["base"]) == (14 * 416, 2 * 416, 4 * 1704)
+    nemo2 = recipe | {"ENGINE": "nemo2", "SCHEMA": "nemotron", "VARIANT": "corrected"}
+    made = footprint.disk(TOY, nemo2, paths, 5000)
+    assert (made["checkpoint"], made["exports"], made["base"]) == (14 * 416, 2 * 416, 4 * 1704)
+    for variant, schema, kept in (("corrected", "nemotron", 1), ("published", "nemotron", 3), ("published", "squad", 2)):
+        made = footprint.disk(TOY, nemo2 | {"VARIANT": variant, "SCHEMA": schema}, paths, 5000)
+        assert (made["kept"], made["checkpoints"]) == (kept, (kept + 1) * 14 * 416)
+    full = {k: v for k, v in recipe.items() if not k.startswith("LORA_")}
+    assert footprint.disk(TOY, full, paths, 5000)["checkpoint"] == 16 * 1704
+    made = footprint.disk(TOY, recipe, paths, 5000)
     paths.final.mkdir(parents=True)
     (paths.final / "DONE").write_text("{}")
     assert footprint.disk(TOY, recipe, paths, 5000)["missing"] == made["peak"] - 2 * 512
@@ -438,6 +445,8 @@ def test_the_tutorials_have_plans(model: str, round_: str, repo: Repo) -> None:
     peak = 989.5e12 * int(recipe["GPUS_PER_NODE"])
     mfu = 0.3 if model == "reasoning-full" else 0.4  # all of its rounds recompute activations
     assert made["time"]["stated"]["seconds_per_step"] == pytest.approx(made["flops"]["step"] / (peak * mfu))
+    if recipe["PACKING"] == "true":  # 896,000 tokens in sequences of 8,192 that are three quarters full
+        assert (d["bins"], d["sequences"]) == (146, 152 if model == "reasoning-full" else 146)
     assert made["disk"]["average"] == 0 and not warned(made, "memory: ")
     text = ok(repo.call("scripts/plan.sh", model, round_))
     assert ("trained, LoRA of rank" in text) == bool(adapter)
