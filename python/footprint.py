@@ -39,6 +39,14 @@ def layout_of(recipe: Recipe) -> Layout:
     return Layout(nodes * per_node, tp, cp, pp, ep, backend)
 
 
+def adapter_of(shape: Shape, recipe: Recipe) -> int:
+    """Parameters of the recipe's LoRA adapters as its engine lays them; 0 where all weights are trained."""
+    if "LORA_RANK" not in recipe:
+        return 0
+    targets = recipe["LORA_TARGETS"].split(",")
+    return shape.lora_parameters(int(recipe["LORA_RANK"]), targets, fused=recipe["ENGINE"] == "nemo2")
+
+
 # --- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -78,13 +86,18 @@ def memory(shape: Shape, recipe: Recipe, layout: Layout, micro_batches: int) -> 
     expert's over GPUs / (EP PP). NeMo-RL's precision-aware optimizer may keep 10 of those 12 (store_param_remainders),
     and needs no float32 copy of the gradients, which makes that guide's table say 4 + 16/d.
     fsdp: weights, gradients and two moments in float32 (NeMo-RL keeps float32 weights, v0.7.0 nemo_rl/models/
-    automodel/setup.py:330) or, for nemo-automodel, in DTYPE, all over the DP CP GPUs; and gathered at a time, in
+    automodel/setup.py:330; nemo-automodel: python/train.py), all over the DP CP GPUs; and gathered at a time, in
     bfloat16, two layers and both ends.
     Activations: SEQ_LEN MICRO_BATCH / CP tokens in activation_bytes a layer, in as many micro-batches at a time as the
     first pipeline stage holds, min(PP, micro_batches); with ACTIVATION_CHECKPOINTING (full, layer by layer:
     v0.7.0 nemo_rl/models/megatron/setup.py:793-798) 2h a token and layer, and one layer whole. Both ends keep 6h.
     Logits: V / TP a token, LOGIT_BYTES each, on the last stage.
     Sequence parallelism is assumed for megatron with TP > 1. Eager norms and a fragmented allocator add to it.
+    nemo2: as megatron, but gradients in float32 (bf16_mixed sets grad_reduce_in_fp32: NeMo 8cfedd7
+    nemo/collections/llm/recipes/precision/mixed_precision.py).
+    LoRA: the model's weights are frozen, in bfloat16 (by FSDP, which wants one type: float32); gradients and optimizer
+    are those of the adapter, by the same rules. What each layer keeps stays: A's gradient needs the same input that the frozen
+    weight's would have; A's output comes on top, LORA_RANK a token and target. The adapter is not split here by TP.
     """
     tp, pp, ep, shard = layout.tp, layout.pp, layout.ep, layout.dp * layout.cp
     expert_shard = max(1, layout.gpus // (pp * ep))
@@ -94,15 +107,23 @@ def memory(shape: Shape, recipe: Recipe, layout: Layout, micro_batches: int) -> 
     ends = shape.embedding * (2 if pp == 1 and not shape.tied else 1) / tp
     whole, split = layers + ends + experts, (layers + ends) / shard + experts / expert_shard
     kinds: dict[str, float] = {}
+    adapter = adapter_of(shape, recipe)
+    trained, trained_split = (adapter, adapter / shard) if adapter else (whole, split)
     if megatron:
-        kinds |= {"weights": 2 * whole, "gradients": 2 * whole, "optimizer": 12 * split}
+        gradient = 4 if recipe["ENGINE"] == "nemo2" else 2
+        kinds |= {"weights": 2 * whole, "gradients": gradient * trained, "optimizer": 12 * trained_split}
+        kinds["weights"] += 2 * adapter
     else:
-        size = 4 if recipe["ENGINE"] == "nemo-rl" else size_of(recipe["DTYPE"])
-        kinds |= {"weights": size * split, "gradients": size * split, "optimizer": 2 * size * split}
-        kinds["gathered"] = 2 * (ends + 2 * (layers + experts) * pp / shape.layers)
+        frozen = size_of(recipe["DTYPE"]) if adapter and layout.gpus == 1 else 4
+        kinds |= {"weights": frozen * split, "gradients": 4 * trained_split, "optimizer": 8 * trained_split}
+        kinds["weights"] += 4 * adapter / shard
+        if layout.gpus > 1 or recipe["ENGINE"] == "nemo-rl":  # one process of nemo-automodel has nothing to gather
+            kinds["gathered"] = 2 * (ends + 2 * (layers + experts) * pp / shape.layers)
     tokens = int(recipe["SEQ_LEN"]) * int(recipe["MICRO_BATCH"]) / layout.cp
     parallel = megatron and tp > 1
     layer = tokens * activation_bytes(shape, tp, parallel)
+    if adapter:
+        layer += tokens * 2 * int(recipe["LORA_RANK"]) * len(recipe["LORA_TARGETS"].split(","))
     stream = tokens * 2 * shape.hidden / (tp if parallel else 1)
     held = shape.layers / pp
     recompute = recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true"
@@ -126,30 +147,37 @@ def disk(shape: Shape, recipe: Recipe, paths: Paths, data: int) -> dict[str, Any
 
     A checkpoint: bfloat16 weights and the optimizer's 12 bytes a parameter (Megatron's torch_dist holds both; taken
     from what the optimizer keeps, not measured); fsdp: float32 weights and moments, 12; nemo-automodel: weights twice,
-    sharded and consolidated, and two moments, in DTYPE. Kept: one at every SAVE_EVERY, the last one, and one of a link
+    sharded and consolidated, and two moments, all in float32. Kept: one at every SAVE_EVERY, the last one, and one of a link
     that ran out of time (NeMo-RL with keep_top_k=null keeps all; superseded ones of a time-out are removed here). HF
     exports and their average: one DTYPE number a parameter. Base: its download, and for megatron its converted copy.
+    NeMo 2.0 keeps the last checkpoint, and as published those of the lowest loss: two of the reasoning notebook, one of
+    the others (python/nemo2.py, save_top_k). LoRA: checkpoints and exports hold the adapter alone; nemo-automodel
+    writes it once, with two moments. A run that ends with its one converted step (recipe.Paths.final) makes no average.
     """
     steps, every, size_ = int(recipe["STEPS"]), int(recipe["SAVE_EVERY"]), size_of(recipe["DTYPE"])
-    layout, n = layout_of(recipe), shape.parameters
-    per = 4 * size_ if recipe["ENGINE"] == "automodel" else 14 if layout.backend == "megatron" else 12
+    layout, n, adapter = layout_of(recipe), shape.parameters, adapter_of(shape, recipe)
+    per = 14 if layout.backend == "megatron" else 16 if recipe["ENGINE"] == "automodel" and not adapter else 12
     kept = math.ceil(steps / every)
+    if recipe["ENGINE"] == "nemo2":
+        lowest = 2 if recipe["SCHEMA"] == "nemotron" else 1
+        kept = min(kept, 1 + lowest * (recipe["VARIANT"] == "published"))
     exports = len(recipe["AVERAGE_STEPS"].split(","))
+    trained = adapter or n
     kinds = {
         "data": data,
         "base": (4 if layout.backend == "megatron" else 2) * n if recipe["BASE_SOURCE"] == "hub" else size_ * n,
-        "checkpoints": (kept + 1) * per * n,
-        "exports": exports * size_ * n,
-        "average": size_ * n,
+        "checkpoints": (kept + 1) * per * trained,
+        "exports": exports * size_ * trained,
+        "average": size_ * n if paths.final == paths.average else 0,
     }
-    folders = {"data": paths.data, "base": paths.base, "checkpoints": paths.train, "average": paths.average}
-    missing = sum(b for k, b in kinds.items() if not (folders.get(k, paths.average) / "DONE").is_file())
+    folders = {"data": paths.data, "base": paths.base, "checkpoints": paths.train}
+    missing = sum(b for k, b in kinds.items() if not (folders.get(k, paths.final) / "DONE").is_file())
     there = next(p for p in (paths.work, *paths.work.parents) if p.exists())
     return {
-        "checkpoint": per * n,
+        "checkpoint": per * trained,
         "bytes_per_parameter": per,
         "kept": kept,
-        "final": sum(kinds.values()) - per * n,
+        "final": sum(kinds.values()) - per * trained,
         "peak": sum(kinds.values()),
         "missing": missing,
         "free": shutil.disk_usage(there).free,

@@ -17,7 +17,7 @@ from typing import Any
 
 import recipe as recipes
 import shapes
-from footprint import Layout, disk, layout_of, memory
+from footprint import Layout, adapter_of, disk, layout_of, memory
 from lib import Failure, read_done, read_json, read_jsonl, run, usage
 from shapes import Shape
 
@@ -38,9 +38,17 @@ MAX_JOBS = 99  # of submit.sh
 # Rows of OpenMathReasoning's splits. With additional_problems' 193,170 they sum to the 5,678,317 that its card states;
 # the card states the splits rounded: 3.2M, 1.7M, 566K.
 PUBLISHED_ROWS = {"cot": 3_201_061, "tir": 1_718_466, "genselect": 565_620}
+# Training rows of the Q&A sets (DollyDataModule's 80% of 15,011 rows; SquadDataModule's 95% of 87,599 by datasets'
+# train_test_split: NeMo 8cfedd7 nemo/collections/llm/gpt/data/{dolly,squad}.py), and tokens of a row of each schema
+# where no report has counted them: guesses. For Llama-Nemotron there is a bound: 2000 steps of 256 rows in the 48 hours
+# that are published, at the 12,473 tokens/s that nemo-automodel publishes, are 4,200 tokens a row.
+SCHEMA_ROWS = {"dolly": 12_008, "squad": 83_219}
+SCHEMA_TOKENS = {"nemotron": 3500, "dolly": 250, "squad": 200}
 # Tokens of a row where no report has counted them. A guess for long reasoning; of rows with a lower limit (FILTER_
 # MIN_TOKENS), twice that limit. Lengths are then taken as exponentially distributed, so E[t^2] = 2 E[t]^2.
 ASSUMED_TOKENS, ASSUMED_SPREAD, ASSUMED_BIN_FILL = 6000, 2.0, 0.95
+# nemo-automodel's rows stay in their order (packed.py): simulated with 3,500 tokens a row in sequences of 8,192.
+ASSUMED_FILL_IN_ORDER = 0.75
 TEXT_BYTES = 3.5  # a token; data that is not there yet holds its text twice, in all.jsonl and splits; an assumption
 
 
@@ -130,6 +138,8 @@ def from_report(recipe: recipes.Recipe, report: dict[str, Any]) -> Data:
 
 def assumed(recipe: recipes.Recipe, rows: int | None, again: str) -> Data:
     """What is taken for granted before the data are counted, with notes that say so."""
+    if "SCHEMA" in recipe:
+        return assumed_schema(recipe, rows, again)
     splits = recipe["SPLITS"].split(",")
     filtered = recipe["FILTER_SPLITS"].split(",")
     known = recipe["DATASET"].endswith("/OpenMathReasoning")
@@ -147,11 +157,33 @@ def assumed(recipe: recipes.Recipe, rows: int | None, again: str) -> Data:
         notes.append(f"{why} is not known before make data {again}; so there are no epochs")
     # A mix of rows, the filtered splits at their unfiltered weight for want of a better one.
     mean = min(sum(weights[s] * tokens[s] for s in splits) / sum(weights.values()), seq_len / 2)
-    bins = math.ceil(batch * mean / (seq_len * ASSUMED_BIN_FILL)) if recipe["PACKING"] == "true" else batch
-    fill = ASSUMED_BIN_FILL if recipe["PACKING"] == "true" else 1.0
+    return guessed(recipe, rows, mean, source, notes, again)
+
+
+def guessed(recipe: recipes.Recipe, rows: int | None, mean: float, source: str, notes: list[str], again: str) -> Data:
+    """The data of a recipe by a guessed mean length in tokens, with a note that says so."""
+    batch, seq_len = int(recipe["GLOBAL_BATCH"]), int(recipe["SEQ_LEN"])
+    fill = ASSUMED_BIN_FILL if recipe["ENGINE"] == "nemo-rl" else ASSUMED_FILL_IN_ORDER
+    bins = math.ceil(batch * mean / (seq_len * fill)) if recipe["PACKING"] == "true" else batch
+    fill = fill if recipe["PACKING"] == "true" else 1.0
     notes.append(f"no report yet: assuming {mean:,.0f} tokens a row, a guess; run make report {again}")
     square = min(ASSUMED_SPREAD * mean * mean, mean * seq_len)
     return Data(rows, mean, square, bins, fill, False, source, notes)
+
+
+def assumed_schema(recipe: recipes.Recipe, rows: int | None, again: str) -> Data:
+    """The same for the data of the NeMo 2.0 tutorials: rows as CURATE_ROWS takes them, or as published."""
+    schema, source, notes = recipe["SCHEMA"], "the prepared data", []
+    generated = recipe["DATASET_SOURCE"] == "generate"
+    if rows is None and schema == "nemotron":
+        rows, source = int(recipe["CURATE_ROWS"]) or None, "CURATE_ROWS, if so many are left"
+        if rows is None:
+            notes.append(f"how many rows are left is not known before make data {again}; so there are no epochs")
+    elif rows is None and not generated:
+        rows, source = SCHEMA_ROWS[schema], "as published; not counted here"
+    elif rows is None:
+        notes.append(f"the number of rows is not known before make data {again}; so there are no epochs")
+    return guessed(recipe, rows, min(SCHEMA_TOKENS[schema], int(recipe["SEQ_LEN"]) / 2), source, notes, again)
 
 
 def data_of(recipe: recipes.Recipe, paths: recipes.Paths, again: str) -> tuple[Data, int | None]:
@@ -164,7 +196,7 @@ def data_of(recipe: recipes.Recipe, paths: recipes.Paths, again: str) -> tuple[D
         done = read_done(paths.report, f"run: make report {again}")
         try:
             same = all(recipe.get(k) == v for k, v in done["recipe"].items() if k in recipes.KEYS)
-            same = same and made.get("outputs", {}).get("all.jsonl") in (None, done["inputs"]["data"])
+            same = same and made.get("outputs", {}).get(paths.rows.name) in (None, done["inputs"]["data"])
             if same:
                 return from_report(recipe, done["report"]), size
         except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
@@ -244,10 +276,12 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
     layout = layout_of(recipe)
     data, size = data_of(recipe, paths, again)
     batch, steps = int(recipe["GLOBAL_BATCH"]), int(recipe["STEPS"])
-    # NeMo-RL spreads a batch over as many sequences as divide by the replicas (bin_count_multiple).
+    # NeMo-RL spreads a batch over as many sequences as divide by the replicas (bin_count_multiple), and so does
+    # dataset.py for nemo-automodel.
     sequences = math.ceil(data.bins / layout.dp) * layout.dp if recipe["PACKING"] == "true" else batch
     micro_batches = sequences // layout.dp // (1 if recipe["PACKING"] == "true" else int(recipe["MICRO_BATCH"]))
-    flops = shape.flops(batch * data.mean, batch * data.square)
+    adapter = adapter_of(shape, recipe)
+    flops = shape.flops(batch * data.mean, batch * data.square, adapter)
     notes, warnings = list(data.notes), []
     plan: dict[str, Any] = {
         "model": args.model,
@@ -255,6 +289,7 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
         "layout": vars(layout) | {"dp": layout.dp, "nodes": int(recipe["NODES"])},
         "parameters": shape.parameters,
         "matmul_parameters": shape.matmul_parameters,
+        "adapter_parameters": adapter,
         "shape": origin,
         "data": {
             "rows": data.rows,
@@ -274,7 +309,7 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
             "step": flops,
             "run": flops * steps,
             "token": flops / (batch * data.mean),
-            "attention": 1 - shape.flops(batch * data.mean, 0) / flops,
+            "attention": 1 - shape.flops(batch * data.mean, 0, adapter) / flops,
         },
         "time": {},
         "memory": None,
@@ -289,8 +324,8 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
     on_gpu = recipe["DEVICE"] == "gpu"
     peak = GPUS[args.gpu][0] * 1e12 * layout.gpus
     recompute = recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true"
-    # Recomputation runs the forward pass twice: 4 passes' worth of work for 3 that count.
-    mfu = args.mfu or MFU * (0.75 if recompute else 1)
+    # Recomputation runs the forward pass twice: 4 passes' worth of work for 3 that count, or 3 for LoRA's 2.
+    mfu = args.mfu or MFU * ((2 / 3 if adapter else 3 / 4) if recompute else 1)
     bound = math.inf if limit is None else limit
 
     def column(pace: float) -> dict[str, Any]:
@@ -311,7 +346,7 @@ def figures(recipe: recipes.Recipe, paths: recipes.Paths, args: argparse.Namespa
             )
         if limit is None:
             notes.append("no time limit given: all in one link; set SBATCH_TIMELIMIT in cluster.env")
-        gpu_warnings(plan, shape, layout, int(recipe["GPUS_PER_NODE"]), recompute, args, bound)
+        gpu_warnings(plan, shape, layout, recipe, args, bound)
     room = plan["disk"]
     if room["missing"] > room["free"]:
         warnings.append(
@@ -325,16 +360,18 @@ def gpu_warnings(
     plan: dict[str, Any],
     shape: Shape,
     layout: Layout,
-    per_node: int,
-    recompute: bool,
+    recipe: recipes.Recipe,
     args: argparse.Namespace,
     limit: float,
 ) -> None:
     """Append to plan["warnings"] what will not fit on these GPUs or into these jobs."""
     warnings, need, have = plan["warnings"], plan["memory"]["total"], plan["gpu"]["gib"] * GIB
+    per_node = int(recipe["GPUS_PER_NODE"])
     if need > FILL * have:
         remedies = ["raise TP or CP", "more NODES" if layout.backend == "fsdp" else "raise PP"]
-        if not recompute:
+        if recipe["ENGINE"] != "nemo-rl":  # which are driven here without CP and PP
+            remedies = ["raise GPUS_PER_NODE" if layout.backend == "fsdp" else "raise TP"]
+        if recipe.get("ACTIVATION_CHECKPOINTING", "false") != "true":
             remedies.insert(1, "ACTIVATION_CHECKPOINTING=true")
         what = f"{need / GIB:,.1f} GiB a GPU exceed {FILL:.0%} of {plan['gpu']['gib']:g} GiB"
         warnings.append(f"memory: {what}; {', '.join(remedies)}")
@@ -391,6 +428,9 @@ def render(plan: dict[str, Any], recipe: recipes.Recipe) -> str:
     about = "" if d["counted"] else " (assumed)"
     line("parameters", f"{plan['parameters']:,}", plan["shape"])
     line("  a token", f"{plan['matmul_parameters']:,}", "of them multiply it")
+    if plan["adapter_parameters"]:
+        frozen = f"trained, LoRA of rank {recipe['LORA_RANK']}; the others are frozen"
+        line("  adapter", f"{plan['adapter_parameters']:,}", frozen)
     if d["rows"]:
         line("rows", f"{d['rows']:,}", d["source"])
         line("tokens", f"{d['tokens_per_epoch']:,}", f"an epoch; {d['tokens_per_row']:,.0f} a row{about}")
@@ -417,7 +457,10 @@ def render(plan: dict[str, Any], recipe: recipes.Recipe) -> str:
         line("GPU memory", f"{plan['memory']['total'] / GIB:,.1f} GiB", f"of {plan['gpu']['gib']:g}: {kinds}")
     r = plan["disk"]
     line(
-        "checkpoint", size_text(r["checkpoint"]), f"{r['bytes_per_parameter']} bytes a parameter; {r['kept']} are kept"
+        "checkpoint",
+        size_text(r["checkpoint"]),
+        f"{r['bytes_per_parameter']} bytes a {'trained ' * bool(plan['adapter_parameters'])}parameter; "
+        f"{r['kept']} are kept",
     )
     kinds = ", ".join(f"{k} {size_text(r[k])}" for k in ("data", "base", "checkpoints", "exports", "average") if r[k])
     line("disk", size_text(r["peak"]), f"{kinds}")

@@ -340,6 +340,10 @@ def check(model: str, r: Recipe) -> None:
     for key in ("SPLITS", "FILTER_SPLITS"):
         demand((key in r) == (schema == "openmath"), f"{key} goes with OpenMathReasoning's schema; remove it or SCHEMA")
     demand(("VARIANT" in r) == ("SCHEMA" in r), "VARIANT goes with SCHEMA; set both or none")
+    demand(
+        r.get("VARIANT") != "published" or r["ENGINE"] == "nemo2",
+        f"VARIANT=published is what NeMo 2.0 makes of it, not {r['ENGINE']}; set ENGINE=nemo2",
+    )
     for key in (k for k in KEYS if k.startswith("CURATE_")):
         demand((key in r) == (schema == "nemotron"), f"{key} goes with SCHEMA=nemotron; set all of them or none")
     if schema == "nemotron":

@@ -5,6 +5,7 @@ head size, f width of the feed-forward network, V vocabulary, E experts of which
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,27 @@ class Shape:
             + self.embedding
         )
 
-    def flops(self, tokens: float, squares: float) -> float:
+    def lora_parameters(self, rank: int, targets: Sequence[str], fused: bool = False) -> int:
+        """Parameters of adapters on the layers `targets`: rank (in + out) for each linear layer, A and B.
+
+        fused: as NeMo 2.0 lays them, whose queries, keys and values share one A, as do gate and up (linear_qkv and
+        linear_fc1; NeMo 8cfedd7 nemo/collections/llm/peft/lora.py). Raises Failure for a target that the experts of a
+        layer take the place of, or that is not fused whole.
+        """
+        if self.sparse_layers and {"gate_proj", "up_proj", "down_proj"} & set(targets):
+            raise Failure("the size of adapters on experts is not known here; take them out of LORA_TARGETS")
+        h, q, kv, f = self.hidden, self.q, self.kv, self.ffn
+        sizes = {"q_proj": (h, q), "k_proj": (h, kv), "v_proj": (h, kv), "o_proj": (q, h)}
+        sizes |= {"gate_proj": (h, f), "up_proj": (h, f), "down_proj": (f, h)}
+        columns = 0
+        for group in FUSED if fused else [(name,) for name in sizes]:
+            present = [name for name in group if name in targets]
+            if present and len(present) != len(group):
+                raise Failure(f"NeMo 2.0 has {','.join(group)} in one layer; name all of them in LORA_TARGETS or none")
+            columns += sum(sizes[name][1] for name in present) + (sizes[group[0]][0] if present else 0)
+        return self.layers * rank * columns
+
+    def flops(self, tokens: float, squares: float, lora: int = 0) -> float:
         """Model FLOPs of training on rows of `tokens` tokens in all, the squares of whose lengths sum to `squares`.
 
         6 matmul_parameters tokens + 6 L q squares. A multiply-add is 2 operations, and the backward pass takes twice
@@ -97,8 +118,19 @@ class Shape:
         recomputation adds is not counted: it is the hardware's work, not the model's (Korthikanti et al. 2022, section
         6). NeMo-RL's own counter (v0.7.0 nemo_rl/utils/flops_formulas.py) differs for Qwen2, whose keys and values it
         takes for as wide as the queries, and for experts, whose number and width it does not look at.
+
+        lora: the parameters of an adapter, which alone is trained. A frozen weight still passes the gradient on to
+        what came before it, but gets none itself: of the backward pass one half remains, and 6 a weight become 4. The
+        adapter's own weights take 6, and attention, which has no weights, what it always takes: 4 matmul_parameters
+        tokens + 6 lora tokens + 6 L q squares. Exact but for the first layer's queries, keys and values, before which
+        nothing is trained.
         """
-        return 6 * self.matmul_parameters * tokens + 6 * self.layers * self.q * squares
+        weights = 4 * self.matmul_parameters + 6 * lora if lora else 6 * self.matmul_parameters
+        return weights * tokens + 6 * self.layers * self.q * squares
+
+
+# Linear layers that are one in Megatron: linear_qkv, linear_proj, linear_fc1, linear_fc2.
+FUSED = (("q_proj", "k_proj", "v_proj"), ("o_proj",), ("gate_proj", "up_proj"), ("down_proj",))
 
 
 def from_config(config: Config, where: object) -> Shape:
@@ -154,6 +186,7 @@ PUBLISHED = {
     "Qwen/Qwen2.5-14B": _config("qwen2", 48, 5120, 40, 8, 13824, 152064),
     "Qwen/Qwen2.5-32B": _config("qwen2", 64, 5120, 40, 8, 27648, 152064),
     "meta-llama/Llama-3.1-8B": _config("llama", 32, 4096, 32, 8, 14336, 128256),
+    "meta-llama/Meta-Llama-3-8B": _config("llama", 32, 4096, 32, 8, 14336, 128256),
     "Qwen/Qwen3-8B": _config("qwen3", 36, 4096, 32, 8, 12288, 151936, head_dim=128),
     "Qwen/Qwen3-30B-A3B": _config(
         "qwen3_moe",

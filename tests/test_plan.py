@@ -43,6 +43,9 @@ TOY_RECIPE = {
     "GLOBAL_BATCH": "8",
 } | {k: "1" for k in ("TP", "CP", "PP", "EP", "NODES", "GPUS_PER_NODE")}
 
+TOY_PATHS = {"BASE_MODEL": "b", "DATASET": "d", "START_FROM": "base", "AVERAGE_STEPS": "4,8"}
+LINEAR = ",".join(recipes.LINEAR)
+
 
 def plan_of(repo: Repo, model: str = "qwen7b", round_: str = "1", *more: str, **env: object) -> dict[str, Any]:
     args = (model, round_, "--work", repo.work, "--json", *more)
@@ -61,6 +64,36 @@ def test_the_toys_parameters_by_hand() -> None:
     assert TOY.flops(10, 50) == 84480 + 6 * 2 * 8 * 50
 
 
+def test_the_toys_adapters_by_hand() -> None:
+    """Rank 2. A layer: q 8+8, k 8+4, v 8+4, o 8+8, gate 8+16, up 8+16, down 16+8; fused: qkv 8+16, gate and up 8+32."""
+    assert TOY.lora_parameters(2, recipes.LINEAR) == 2 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
+    assert TOY.lora_parameters(2, recipes.LINEAR, fused=True) == 2 * 2 * (24 + 16 + 40 + 24)
+    assert TOY.lora_parameters(3, ["q_proj", "v_proj"]) == 2 * 3 * (16 + 12)
+    # 10 tokens in one row: 4 a frozen weight, 6 a trained one, attention as ever.
+    assert TOY.flops(10, 100, 500) == 4 * 1408 * 10 + 6 * 500 * 10 + 6 * 2 * 8 * 100
+    with pytest.raises(Failure, match="has q_proj,k_proj,v_proj in one layer; name all"):
+        TOY.lora_parameters(2, ["q_proj", "v_proj"], fused=True)
+    with pytest.raises(Failure, match="adapters on experts is not known here; take them out"):
+        shapes.from_config(shapes.PUBLISHED["Qwen/Qwen3-30B-A3B"], "").lora_parameters(2, recipes.LINEAR)
+
+
+def test_adapters_of_llama_have_the_parameters_of_peft() -> None:
+    """Rank 64 on all linear layers of Llama-3-8B, as peft makes them on the published shape."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = shapes.PUBLISHED["meta-llama/Meta-Llama-3-8B"]
+    with torch.device("meta"):
+        model = get_peft_model(
+            LlamaForCausalLM(LlamaConfig(**{k: v for k, v in config.items() if k != "model_type"})),
+            LoraConfig(r=64, target_modules=list(recipes.LINEAR)),
+            low_cpu_mem_usage=True,
+        )
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert trained == shapes.from_config(config, "").lora_parameters(64, recipes.LINEAR) == 167_772_160
+
+
 @pytest.mark.parametrize(
     "name,count",
     [  # as the safetensors of these repositories hold them
@@ -69,6 +102,7 @@ def test_the_toys_parameters_by_hand() -> None:
         ("Qwen/Qwen2.5-14B", 14_770_033_664),
         ("Qwen/Qwen2.5-32B", 32_763_876_352),
         ("meta-llama/Llama-3.1-8B-Instruct", 8_030_261_248),
+        ("meta-llama/Meta-Llama-3-8B", 8_030_261_248),
         ("Qwen/Qwen3-8B-Base", 8_190_735_360),
         ("Qwen/Qwen3-30B-A3B", 30_532_122_624),
     ],
@@ -150,6 +184,25 @@ def test_flops_are_those_that_torch_counts() -> None:
         assert counter.get_total_flops() - angles == unmasked
 
 
+def test_flops_of_lora_are_those_that_torch_counts() -> None:
+    """Of nemo-automodel's own adapters, but for what is left out on purpose and the first layer's inputs."""
+    import torch
+    from nemo_automodel.components._peft.lora import PeftConfig, apply_lora_to_linear_modules
+    from torch.utils.flop_counter import FlopCounterMode
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    config, rank, t = Qwen2Config(**SMALL, attn_implementation="eager"), 8, 50
+    model, shape = Qwen2ForCausalLM(config), shapes.from_config(config.to_dict(), "")
+    settings = PeftConfig(target_modules=["*_proj"], dim=rank, use_memory_efficient_lora=False)
+    apply_lora_to_linear_modules(model, settings)
+    adapter = shape.lora_parameters(rank, recipes.LINEAR)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == adapter
+    with FlopCounterMode(display=False) as counter:
+        model(torch.randint(0, 320, (1, t))).logits.sum().backward()
+    first = 2 * t * 64 * (shape.q + 2 * shape.kv + 3 * rank)  # gradients of what comes in that nobody asks for
+    assert counter.get_total_flops() - t * shape.head_dim == shape.flops(t, 2 * t * t, adapter) - first
+
+
 def test_activations_are_those_that_autograd_keeps() -> None:
     """A bfloat16 layer of transformers keeps what the formula lists, and what fused kernels would not keep."""
     import torch
@@ -202,6 +255,48 @@ def test_memory_of_the_toy_by_hand() -> None:
     assert again["activations"] == 100 * (2 * 2 * 8 + token + 6 * 8)
 
 
+LORA = {"LORA_RANK": "2", "LORA_ALPHA": "4", "LORA_DROPOUT": "0", "LORA_TARGETS": LINEAR}
+
+
+def test_memory_of_lora_by_hand() -> None:
+    """512 adapter parameters, 416 in NeMo 2.0's layout; a layer keeps 7 times 2 numbers of two bytes more a token."""
+    n, token = 1704 - 8, 2 * (4 * 8 + 2 * (8 + 4) + 3 * 16) + 2 * 2 * 7
+    own = TOY_RECIPE | LORA | {"ENGINE": "automodel"}
+    one = footprint.memory(TOY, own, Layout(1, 1, 1, 1, 1, "fsdp"), 1)
+    assert (one["weights"], one["gradients"], one["optimizer"]) == (2 * n + 4 * 512, 4 * 512, 8 * 512)
+    assert one["activations"] == 100 * (2 * token + 6 * 8) and "gathered" not in one
+    two = footprint.memory(TOY, own, Layout(2, 1, 1, 1, 1, "fsdp"), 1)
+    assert (two["weights"], two["optimizer"], two["gathered"]) == (2 * (n + 512), 4 * 512, 2 * n)
+    assert footprint.adapter_of(TOY, own) == 512
+    nemo2 = own | {"ENGINE": "nemo2"}
+    assert footprint.adapter_of(TOY, nemo2) == 416
+    one = footprint.memory(TOY, nemo2, Layout(1, 1, 1, 1, 1, "megatron"), 1)
+    assert (one["weights"], one["gradients"], one["optimizer"]) == (2 * (n + 416), 4 * 416, 12 * 416)
+    full = footprint.memory(TOY, TOY_RECIPE | {"ENGINE": "nemo2"}, Layout(2, 1, 1, 1, 1, "megatron"), 1)
+    assert (full["weights"], full["gradients"], full["optimizer"]) == (2 * n, 4 * n, 6 * n)
+
+
+def test_disk_of_lora_by_hand(tmp_path: Path) -> None:
+    """Of the adapter's 512 parameters 4 bytes and two moments; one export, no average: the step is what remains."""
+    recipe = TOY_RECIPE | LORA | {"ENGINE": "automodel", "AVERAGE_STEPS": "8"}
+    paths = recipes.Paths(tmp_path / "w", "m", "1", TOY_PATHS | {"SCHEMA": "squad", "AVERAGE_STEPS": "8"})
+    made = footprint.disk(TOY, recipe, paths, 5000)
+    assert (made["checkpoints"], made["checkpoint"], made["bytes_per_parameter"]) == (4 * 12 * 512, 12 * 512, 12)
+    assert (made["exports"], made["average"], made["base"]) == (2 * 512, 0, 2 * 1704)
+    nemo2 = recipe | {"ENGINE": "nemo2", "SCHEMA": "nemotron", "VARIANT": "corrected"}
+    made = footprint.disk(TOY, nemo2, paths, 5000)
+    assert (made["checkpoint"], made["exports"], made["base"]) == (14 * 416, 2 * 416, 4 * 1704)
+    for variant, schema, kept in (("corrected", "nemotron", 1), ("published", "nemotron", 3), ("published", "squad", 2)):
+        made = footprint.disk(TOY, nemo2 | {"VARIANT": variant, "SCHEMA": schema}, paths, 5000)
+        assert (made["kept"], made["checkpoints"]) == (kept, (kept + 1) * 14 * 416)
+    full = {k: v for k, v in recipe.items() if not k.startswith("LORA_")}
+    assert footprint.disk(TOY, full, paths, 5000)["checkpoint"] == 16 * 1704
+    made = footprint.disk(TOY, recipe, paths, 5000)
+    paths.final.mkdir(parents=True)
+    (paths.final / "DONE").write_text("{}")
+    assert footprint.disk(TOY, recipe, paths, 5000)["missing"] == made["peak"] - 2 * 512
+
+
 def test_memory_is_divided_as_it_should_be() -> None:
     one = footprint.memory(TOY, TOY_RECIPE, Layout(1, 1, 1, 1, 1, "megatron"), 1)
     tp = footprint.memory(TOY, TOY_RECIPE, Layout(2, 2, 1, 1, 1, "megatron"), 1)
@@ -230,7 +325,7 @@ def test_experts_are_divided_by_ep_and_their_optimizer_by_what_is_left() -> None
 
 
 def test_disk_of_the_toy_by_hand(tmp_path: Path) -> None:
-    paths = recipes.Paths(tmp_path / "w", "m", "1", {"BASE_MODEL": "b", "DATASET": "d", "START_FROM": "base"})
+    paths = recipes.Paths(tmp_path / "w", "m", "1", TOY_PATHS)
     made = footprint.disk(TOY, TOY_RECIPE, paths, 5000)
     # Steps 4, 8 and 10, and one that ran out of time; two exports and their mean; download and converted copy.
     assert (made["kept"], made["checkpoints"], made["checkpoint"]) == (3, 4 * 14 * 1704, 14 * 1704)
@@ -322,6 +417,55 @@ def test_a_filter_makes_the_rows_unknown(repo: Repo) -> None:
         assert f"what the filter keeps of {splits} is not known before make data" in made["notes"][0]
         assert made["time"]["stated"]["hours"] > 0
         assert "tokens                      ?" in ok(repo.call("scripts/plan.sh", "qwen7b", round_))
+
+
+TUTORIALS = [
+    (model, round_)
+    for model in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
+    for round_ in ("1", "nemo2", "published")
+]
+
+
+@pytest.mark.parametrize("model,round_", TUTORIALS)
+def test_the_tutorials_have_plans(model: str, round_: str, repo: Repo) -> None:
+    """Rows as the recipe takes them or as published, the guess said, FLOPs by the formula, and nothing that is 0."""
+    made = plan_of(repo, model, round_)
+    recipe, d = recipes.load(model, round_), made["data"]
+    rows, tokens = {"nemotron": (500_000, 3500), "dolly": (12_008, 250), "squad": (83_219, 200)}[recipe["SCHEMA"]]
+    assert (d["rows"], d["tokens_per_row"], d["counted"]) == (rows, tokens, False)
+    assert any(f"assuming {tokens:,} tokens a row, a guess" in note for note in made["notes"])
+    batch = int(recipe["GLOBAL_BATCH"])
+    adapter = {"reasoning-lora": 167_772_160, "llama3-lora": 83_886_080}.get(model, 0)
+    if recipe["ENGINE"] == "nemo2":
+        adapter = {"reasoning-lora": 142_606_336, "llama3-lora": 71_303_168}.get(model, 0)
+    assert made["adapter_parameters"] == adapter
+    weight = (4 * 7_504_658_432 + 6 * adapter) if adapter else 6 * 7_504_658_432
+    square = min(2 * tokens**2, tokens * int(recipe["SEQ_LEN"]))
+    assert made["flops"]["step"] == weight * batch * tokens + 6 * 32 * 4096 * batch * square
+    peak = 989.5e12 * int(recipe["GPUS_PER_NODE"])
+    mfu = 0.3 if model == "reasoning-full" else 0.4  # all of its rounds recompute activations
+    assert made["time"]["stated"]["seconds_per_step"] == pytest.approx(made["flops"]["step"] / (peak * mfu))
+    if recipe["PACKING"] == "true":  # 896,000 tokens in sequences of 8,192 that are three quarters full
+        assert (d["bins"], d["sequences"]) == (146, 152 if model == "reasoning-full" else 146)
+    assert made["disk"]["average"] == 0 and not warned(made, "memory: ")
+    text = ok(repo.call("scripts/plan.sh", model, round_))
+    assert ("trained, LoRA of rank" in text) == bool(adapter)
+    assert ("  packed" in text or "\npacked" in text) == (recipe["PACKING"] == "true")
+
+
+def test_all_that_is_left_of_a_curation_is_not_known_before(repo: Repo) -> None:
+    repo.edit("recipes/reasoning.common.env", "CURATE_ROWS=500000", "CURATE_ROWS=0")
+    made = plan_of(repo, "reasoning-lora")
+    assert made["data"]["rows"] is None and "how many rows are left is not known before make data" in made["notes"][0]
+    repo.edit("recipes/reasoning-lora.env", "ACTIVATION_CHECKPOINTING=false", "ACTIVATION_CHECKPOINTING=true")
+    # Recomputation costs LoRA a third: three passes of the weights' work in place of two.
+    assert plan_of(repo, "reasoning-lora")["time"]["stated"]["mfu"] == pytest.approx(0.4 * 2 / 3)
+
+
+def test_what_helps_the_tutorials_to_fit(repo: Repo) -> None:
+    made = plan_of(repo, "reasoning-lora", "1", "--gpu-memory=48")
+    assert warned(made, "exceed 92% of 48 GiB; raise GPUS_PER_NODE, ACTIVATION_CHECKPOINTING=true")
+    assert not warned(plan_of(repo, "llama3-lora", "1", "--gpu-memory=48"), "memory: ")
 
 
 def test_moments_of_a_histogram() -> None:

@@ -168,6 +168,142 @@ def test_keys_that_do_not_go_together_are_refused(changes: dict[str, str | None]
     assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
 
 
+# The same of the tutorials' recipes: (model, round, changes, words).
+TUTORIALS = ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
+ODD_TUTORIALS = (
+    ("reasoning-lora", "1", {"LORA_ALPHA": None}, "LORA_ALPHA goes with the other LORA_ keys"),
+    ("reasoning-lora", "1", {"LORA_RANK": None}, "goes with the other LORA_ keys"),
+    ("reasoning-full", "1", {"LORA_RANK": "8"}, "LORA_ALPHA goes with the other LORA_ keys"),
+    ("reasoning-lora", "1", {"LORA_RANK": "0"}, "LORA_RANK=0 is not valid; it must be positive"),
+    ("reasoning-lora", "1", {"LORA_DROPOUT": "1.5"}, "LORA_DROPOUT=1.5 is not valid; it must be a number from 0 to 1"),
+    ("reasoning-lora", "1", {"LORA_TARGETS": "linear_qkv"}, "is not valid; it must be some of q_proj,k_proj"),
+    ("reasoning-lora", "1", {"LORA_TARGETS": "q_proj,q_proj"}, "LORA_TARGETS=q_proj,q_proj is not valid"),
+    ("reasoning-lora", "1", {"AVERAGE_STEPS": "1900,2000"}, "adapters are not averaged; set AVERAGE_STEPS=2000"),
+    (
+        "reasoning-lora",
+        "1",
+        {"ENGINE": "nemo-rl", "BACKEND": "fsdp", "MAX_EPOCHS": "1"},
+        "LoRA is not driven here with ENGINE=nemo-rl",
+    ),
+    (
+        "reasoning-full",
+        "1",
+        {"ENGINE": "nemo-rl", "BACKEND": "fsdp", "MAX_EPOCHS": "1"},
+        "SHUFFLE=false is not driven with ENGINE=nemo-rl",
+    ),
+    ("reasoning-lora", "1", {"SHUFFLE": "no"}, "SHUFFLE=no is not valid; it must be one of true, false"),
+    ("reasoning-lora", "1", {"SCHEMA": "alpaca"}, "SCHEMA=alpaca is not valid; it must be one of nemotron, dolly, squad"),
+    ("reasoning-lora", "1", {"SCHEMA": None}, "CHAT=llama3 needs rows rendered with that template"),
+    ("reasoning-lora", "1", {"VARIANT": None}, "VARIANT goes with SCHEMA"),
+    ("reasoning-lora", "nemo2", {"VARIANT": None}, "ENGINE=nemo2 needs VARIANT"),
+    ("reasoning-lora", "1", {"VARIANT": "fixed"}, "VARIANT=fixed is not valid; it must be one of corrected, published"),
+    ("reasoning-lora", "1", {"VARIANT": "published"}, "VARIANT=published is what NeMo 2.0 makes of it, not automodel"),
+    ("reasoning-lora", "1", {"CHAT": "none"}, "SCHEMA=nemotron is rendered with the model's template; set CHAT=llama3"),
+    ("reasoning-lora", "1", {"CURATE_CHUNK": None}, "CURATE_CHUNK goes with SCHEMA=nemotron"),
+    ("reasoning-lora", "1", {"CURATE_CHUNK": "0"}, "CURATE_CHUNK=0 is not valid"),
+    ("reasoning-lora", "1", {"CURATE_TAKE": "tail"}, "CURATE_TAKE=tail is not valid; it must be one of random, head"),
+    ("reasoning-lora", "1", {"CURATE_FILES": "chat,*"}, "CURATE_FILES=chat,* is not valid; it must be names with commas"),
+    ("reasoning-lora", "1", {"CURATE_MAX_TOKENS": "8193"}, "lets in rows longer than SEQ_LEN=8192, which would be cut"),
+    ("reasoning-lora", "nemo2", {"CURATE_MAX_TOKENS": "16384"}, "lets in rows longer than SEQ_LEN=8192"),
+    ("reasoning-lora", "1", {"SPLITS": "cot"}, "SPLITS goes with OpenMathReasoning's schema"),
+    ("reasoning-lora", "1", {"MICRO_BATCH": "2"}, "needs automodel with MICRO_BATCH=1 and TP=1"),
+    ("reasoning-lora", "nemo2", {"PACKING": "true"}, "PACKING=true with ENGINE=nemo2 needs automodel"),
+    ("reasoning-full", "1", {"CP": "2"}, "engine automodel is driven here without CP, PP and EP"),
+    ("reasoning-full", "nemo2", {"PP": "2"}, "engine nemo2 is driven here without CP, PP and EP"),
+    ("reasoning-lora", "1", {"EVAL_SET": None}, "EVAL_SET and EVAL_MAX_TOKENS go together"),
+    ("reasoning-lora", "1", {"EVAL_TOP_P": None}, "EVAL_TOP_P goes with EVAL_TEMPERATURE"),
+    ("reasoning-lora", "1", {"EVAL_TOP_P": "2"}, "EVAL_TOP_P=2 is not valid; it must be a number from 0 to 1"),
+    ("llama3-sft", "1", {"EVAL_TOP_P": "0.9"}, "EVAL_TOP_P goes with EVAL_TEMPERATURE"),
+    ("llama3-sft", "1", {"CHAT": "llama3"}, "SCHEMA=dolly has no chat template; set CHAT=none"),
+    ("llama3-lora", "published", {"CHAT": "chatml"}, "SCHEMA=squad has no chat template; set CHAT=none"),
+    ("llama3-sft", "1", {"CURATE_ROWS": "5"}, "CURATE_ROWS goes with SCHEMA=nemotron"),
+    ("llama3-sft", "1", {"GLOBAL_BATCH": "3", "TP": "1"}, "GLOBAL_BATCH=3 does not divide by 2 replicas"),
+    ("llama3-sft", "1", {"VAL_DATASET": "my", "VAL_EVERY": "5", "VAL_BATCHES": "1"}, "needs ENGINE=nemo-rl"),
+)
+
+
+@pytest.mark.parametrize("model,round_,changes,words", ODD_TUTORIALS)
+def test_keys_of_the_tutorials_that_do_not_go_together(
+    model: str, round_: str, changes: dict[str, str | None], words: str
+) -> None:
+    changed = recipe.load(model, round_) | changes
+    with pytest.raises(Failure) as caught:
+        recipe.check(model, {key: value for key, value in changed.items() if value is not None})
+    assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
+
+
+def test_what_only_the_published_variant_may() -> None:
+    """Rows that are too long are what its prompts lose their end by."""
+    r = recipe.load("reasoning-lora", "published")
+    assert (r["CURATE_MAX_TOKENS"], r["SEQ_LEN"], r["CURATE_TAKE"], r["SHUFFLE"]) == ("16384", "8192", "head", "true")
+
+
+@pytest.mark.parametrize("model", TUTORIALS)
+def test_the_recipes_of_the_tutorials_are_as_published(model: str) -> None:
+    """NeMo 8cfedd7 tutorials/llm/reasoning/Reasoning-SFT.ipynb:109-444 and tutorials/llm/llama/nemo2-sft-peft/
+    nemo2-{sft,peft}.ipynb:57-417, copied by hand a second time; the corrected rounds train no other way."""
+    for round_ in ("1", "nemo2", "published"):
+        r = recipe.load(model, round_)
+        reasoning = model.startswith("reasoning")
+        sizes = tuple(int(r[k]) for k in ("SEQ_LEN", "GLOBAL_BATCH", "MICRO_BATCH", "STEPS", "SAVE_EVERY", "WARMUP"))
+        assert sizes == ((8192, 256, 1, 2000, 100, 100) if reasoning else (2048, 8, 1, 20, 10, 0))
+        optim = tuple(float(r[k]) for k in ("LR", "MIN_LR", "WEIGHT_DECAY", "ADAM_BETA1", "ADAM_BETA2", "CLIP_GRAD"))
+        rate = {"llama3-sft": 5e-6}.get(model, 1e-4)
+        assert optim == ((rate, 1e-5, 0.001, 0.9, 0.999, 1.0) if reasoning else (rate, rate, 0.01, 0.9, 0.98, 1.0))
+        assert r["LR_SCHEDULE"] == ("cosine" if reasoning else "constant")
+        base = "meta-llama/Llama-3.1-8B-Instruct" if reasoning else "meta-llama/Meta-Llama-3-8B"
+        assert (r["BASE_MODEL"], r["CHAT"]) == (base, "llama3" if reasoning else "none")
+        gpus = {"reasoning-lora": (1, 1), "reasoning-full": (8, 1), "llama3-sft": (2, 2), "llama3-lora": (1, 1)}[model]
+        assert (int(r["GPUS_PER_NODE"]), int(r["TP"]), r["NODES"]) == (*gpus, "1")
+        adapter = {"reasoning-lora": ("64", "128", "0"), "llama3-lora": ("32", "32", "0")}.get(model, (None,) * 3)
+        assert tuple(r.get(f"LORA_{k}") for k in ("RANK", "ALPHA", "DROPOUT")) == adapter
+        assert r.get("LORA_TARGETS") in (None, ",".join(recipe.LINEAR))
+        assert r["ACTIVATION_CHECKPOINTING"] == ("true" if model == "reasoning-full" else "false")
+        assert r["ENGINE"] == ("automodel" if round_ == "1" else "nemo2")
+        assert r["VARIANT"] == ("published" if round_ == "published" else "corrected")
+        assert re.fullmatch("[0-9a-f]{40}", r["BASE_REVISION"])
+
+
+@pytest.mark.parametrize("model", TUTORIALS)
+def test_both_engines_of_the_corrected_variant_train_on_the_same_data(model: str) -> None:
+    """Round nemo2 reads round 1's: what decides it has to be the same in both, or it would be refused."""
+    one, two = (recipe.load(model, round_) for round_ in ("1", "nemo2"))
+    assert two["DATA_ROUND"] == "1" and "DATA_ROUND" not in one
+    assert recipe.stage_keys(one, "data") == recipe.stage_keys(two, "data")
+    folders = {recipe.Paths("w", model, round_, r).data for round_, r in (("1", one), ("nemo2", two))}
+    published = recipe.load(model, "published")
+    assert len(folders) == 1 and recipe.Paths("w", model, "published", published).data not in folders
+
+
+def test_the_layers_of_a_family() -> None:
+    """A family's name is what stands before the first hyphen of a model's; a model's own layer goes before it."""
+    for model, round_, names in (
+        ("reasoning-lora", "1", ["reasoning.common.env", "reasoning.round1.env"]),
+        ("reasoning-full", "published", ["reasoning.common.env", "reasoning.roundpublished.env"]),
+        ("llama3-sft", "nemo2", ["llama3.common.env", "llama3.roundnemo2.env"]),
+        ("llama31-8b", "1", ["common.env", "llama31-8b.round1.env"]),
+        ("qwen3-30b-a3b", "1", ["common.env", "qwen3-30b-a3b.round1.env"]),
+        ("qwen7b", "2", ["common.env", "round2.env"]),
+        ("tiny", "1", ["common.env", "tiny.round1.env"]),
+    ):
+        assert [path.name for path in recipe.files(model, round_)] == [*names, f"{model}.env"]
+    assert not [name for name in recipe.models() if "round" in name or "common" in name or name == "reasoning"]
+
+
+def test_a_model_of_a_family_may_have_a_layer_of_its_own(repo: Repo) -> None:
+    shutil.copy(repo.root / "recipes/reasoning.round1.env", repo.root / "recipes/reasoning-full.round1.env")
+    repo.edit("recipes/reasoning-full.round1.env", "CURATE_VAL_ROWS=1024", "CURATE_VAL_ROWS=512")
+    assert "\nCURATE_VAL_ROWS=512\n" in ok(repo.python("recipe", "reasoning-full", "1"))
+    assert "\nCURATE_VAL_ROWS=1024\n" in ok(repo.python("recipe", "reasoning-lora", "1"))
+    assert "reasoning-full.round1" not in ok(repo.python("recipe", "--models"))
+    repo.edit("recipes/reasoning.common.env", "\nSEED=1234", "\nSEED=1234\nENGINE=automodel")
+    failed(repo.python("recipe", "reasoning-lora", "1"), "ENGINE is already set in another layer", status=(2,))
+    (repo.root / "recipes/llama3.round1.env").unlink()
+    (repo.root / "recipes/round1.env").unlink()
+    words = "recipes/llama3-sft.env: ROUNDS names 1, but there is no recipes/round1.env; write it"
+    failed(repo.python("recipe", "llama3-sft", "1"), words, status=(2,))
+
+
 def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
     """NeMo-Skills 8b18f39 docs/pipelines/training.md:48-84, copied by hand a second time."""
     for model, base, ep, etp in (
@@ -196,7 +332,10 @@ def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
         path.write_text(re.sub(r"^#([A-Z]+[A-Z_]*=)", r"\1", path.read_text(), flags=re.MULTILINE))
     repo.edit("recipes/custom.env", "\nEP=1", "\nEP=2")
     shown = {line.split("=")[0] for line in ok(repo.python("recipe", "custom", "1")).splitlines()}
-    assert {key for key in recipe.KEYS if not key.startswith(("RANDOM_", "FILTER_", "GENERATE_", "EVAL_"))} <= shown
+    # Those of a random model, of the data of OpenMathReasoning and the tutorials, and of other engines are not in it.
+    other = ("RANDOM_", "FILTER_", "GENERATE_", "EVAL_", "CURATE_", "LORA_")
+    others = {"SCHEMA", "VARIANT", "DATA_ROUND", "SHUFFLE"}
+    assert {key for key in recipe.KEYS if not key.startswith(other)} - others <= shown
 
 
 def test_every_key_is_used_somewhere() -> None:

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# gpu-bench.sh [OPTION...]: tokens/s, MFU and memory of LoRA on a Llama-3.1-8B shape, by settings of nemo-automodel.
+#
+# Random weights, synthetic tokens, no download. Writes results/gpu-bench/<gpu>.json and .md.
+# ARGS='--settings flash+chunked,sdpa'   options, quoted as in a shell; OPTION... are added to them
+# ARGS='--device cpu --layers 2 --hidden 64 --vocab 512 --seq-len 128 --mean-length 40'   without a GPU, to try it out
+# PYTHON=python3                         a Python that has torch with CUDA, say that of the automodel image, not .venv's
+#
+# The options: .venv/bin/python python/gpu_bench.py --help
+# shellcheck source=scripts/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
+load_cluster
+# Words are split at blanks and quotes as a shell does, but nothing is expanded or run.
+mapfile -d '' -t words < <(
+    python3 -c 'import shlex, sys; [print(word, end="\0") for word in shlex.split(sys.argv[1])]' "${ARGS:-}" 2>/dev/null
+)
+wait $! || usage "ARGS=$ARGS has a quote that is not closed; close it"
+if [[ -z ${PYTHON:-} ]]; then
+    open_venv
+    PYTHON=$VENV/bin/python
+fi
+command=("$PYTHON" "$ROOT/python/gpu_bench.py" --work "${WORK:-$ROOT/work}" "${words[@]}" "$@")
+if dry; then
+    show "${command[@]}"
+    exit
+fi
+exec "${command[@]}"
