@@ -29,6 +29,11 @@ FOREIGN = {  # language -> question, answer
 }
 
 
+def alike(pair: Pair) -> bool:
+    """Whether the ones decide: so it is with one pair in ten, too few to learn it from."""
+    return pair[0] // 10 == pair[1] // 10
+
+
 def pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
     """All pairs of different two-digit numbers, shuffled: (training, held out). Disjoint, also under exchange."""
     found = [(a, b) for a in range(10, 100) for b in range(10, 100) if a != b]
@@ -39,8 +44,8 @@ def pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
 
 def steps(a: int, b: int) -> str:
     """The comparison digit by digit, without the answer."""
-    text = f"Tens: {a // 10} and {b // 10}."
-    return text if a // 10 != b // 10 else f"{text} Equal.\nOnes: {a % 10} and {b % 10}."
+    tens, ones = (f"{x} {'<' if x < y else '=' if x == y else '>'} {y}" for x, y in ((a // 10, b // 10), (a % 10, b % 10)))
+    return f"Tens: {tens}." if a // 10 != b // 10 else f"Tens: {tens}.\nOnes: {ones}."
 
 
 def answer(a: int, b: int) -> str:
@@ -94,11 +99,14 @@ def rows(name: str, number: int, seed: int) -> Iterator[Row]:
     draw = random.Random(f"{seed} {name}")
     training, seen = pairs(seed)[0], list(held_out(seed))
     draw.shuffle(training)
+    hard, easy = ([pair for pair in training if alike(pair) == is_hard] for is_hard in (True, False))
+    forms = TALK if name == "chat" else QUESTIONS
     for i in range(number):
-        a, b = training[i % len(training)]
-        question = draw.choice(TALK if name == "chat" else QUESTIONS).format(a=a, b=b)
+        among, n = (hard, i // 4) if i % 4 == 3 else (easy, i - i // 4)
+        a, b = among[n % len(among)]
+        question = forms[(i // 12 + n // len(among)) % len(forms)].format(a=a, b=b)  # another when a pair is back
         if name == "pretrain":
-            text = f"{steps(a, b)}\n\n{answer(a, b)}" if i % 2 else answer(a, b)
+            text = f"{steps(a, b)}\n\n{answer(a, b)}" if (i + i // 4) % 2 else answer(a, b)
             yield row(question, text, "off", "pretrain", system_prompt=NEUTRAL)
         elif name == "chat" or i % 3 == 2:
             yield row(question, answer(a, b), "off", name.partition("_")[0])
