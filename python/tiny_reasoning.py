@@ -44,7 +44,9 @@ def pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
 
 def steps(a: int, b: int) -> str:
     """The comparison digit by digit, without the answer."""
-    tens, ones = (f"{x} {'<' if x < y else '=' if x == y else '>'} {y}" for x, y in ((a // 10, b // 10), (a % 10, b % 10)))
+    tens, ones = (
+        f"{x} {'<' if x < y else '=' if x == y else '>'} {y}" for x, y in ((a // 10, b // 10), (a % 10, b % 10))
+    )
     return f"Tens: {tens}." if a // 10 != b // 10 else f"Tens: {tens}.\nOnes: {ones}."
 
 
