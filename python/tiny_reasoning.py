@@ -42,12 +42,14 @@ def pairs(seed: int) -> tuple[list[Pair], list[Pair]]:
     return [pair for pair in found if frozenset(pair) not in barred], found[:HELD_OUT]
 
 
+def compared(x: int, y: int) -> str:
+    return f"{x} {'<' if x < y else '=' if x == y else '>'} {y}"
+
+
 def steps(a: int, b: int) -> str:
     """The comparison digit by digit, without the answer."""
-    tens, ones = (
-        f"{x} {'<' if x < y else '=' if x == y else '>'} {y}" for x, y in ((a // 10, b // 10), (a % 10, b % 10))
-    )
-    return f"Tens: {tens}." if a // 10 != b // 10 else f"Tens: {tens}.\nOnes: {ones}."
+    tens, ones = compared(a // 10, b // 10), compared(a % 10, b % 10)
+    return f"Tens: {tens}.\nOnes: {ones}." if alike((a, b)) else f"Tens: {tens}."
 
 
 def answer(a: int, b: int) -> str:
