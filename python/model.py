@@ -13,6 +13,7 @@ from typing import Any
 
 import recipe as recipes
 import tiny
+import tiny_reasoning
 from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, write_done, write_json
 
 # What Qwen2.5-Math ships with, and the only values the patch accepts to replace
@@ -159,7 +160,13 @@ def check_weights(folder: Path) -> None:
 
 
 def random_base(recipe: recipes.Recipe, folder: Path) -> None:
+    """A random model of the recipe's sizes: a Llama for Llama 3's template, else a Qwen2."""
     seed = int(recipe["SEED"])
+    layers, hidden, heads, vocab = (int(recipe[f"RANDOM_{k}"]) for k in ("LAYERS", "HIDDEN", "HEADS", "VOCAB"))
+    if recipe["CHAT"] == "llama3":
+        texts = tiny_reasoning.texts(seed, int(recipe["GENERATE_PROBLEMS"]))
+        tiny_reasoning.write_model(folder, layers, hidden, heads, vocab, texts, seed)
+        return
     from openmath import format_row  # the tokenizer learns the very text it will see
 
     texts = []
@@ -167,7 +174,6 @@ def random_base(recipe: recipes.Recipe, folder: Path) -> None:
         for row in tiny.rows(split, int(recipe["GENERATE_PROBLEMS"]) // 2, seed):
             formatted = format_row(split, row)
             texts += [formatted["input"], formatted["output"]]
-    layers, hidden, heads, vocab = (int(recipe[f"RANDOM_{k}"]) for k in ("LAYERS", "HIDDEN", "HEADS", "VOCAB"))
     tiny.write_model(folder, layers, hidden, heads, vocab, texts, seed)
 
 

@@ -87,7 +87,8 @@ def shape_of(recipe: recipes.Recipe, paths: recipes.Paths) -> tuple[Shape, str]:
             return shape, f"from {folder / 'config.json'}"
     if recipe["BASE_SOURCE"] == "random":
         keys = ("RANDOM_LAYERS", "RANDOM_HIDDEN", "RANDOM_HEADS", "RANDOM_VOCAB")
-        return shapes.random_shape(*(int(recipe[k]) for k in keys)), "from the recipe's RANDOM_* keys"
+        sizes = (int(recipe[k]) for k in keys)
+        return shapes.random_shape(recipe["CHAT"], *sizes), "from the recipe's RANDOM_* keys"
     if known := shapes.published(recipe["BASE_MODEL"]):
         return known[1], f"the published shape of {known[0]}; no config.json yet"
     raise Failure(f"the shape of {recipe['BASE_MODEL']} is not known; run make model first")

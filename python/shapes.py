@@ -210,9 +210,13 @@ def published(name: str) -> tuple[str, Shape] | None:
     return (key, from_config(PUBLISHED[key], key)) if key in PUBLISHED else None
 
 
-def random_shape(layers: int, hidden: int, heads: int, vocab: int) -> Shape:
-    """What tiny.write_model makes: a Qwen2 with all heads for keys, too, f = 4 h, and tied embeddings."""
-    return from_config(_config("qwen2", layers, hidden, heads, heads, 4 * hidden, vocab, tie_word_embeddings=True), "")
+def random_shape(chat: str, layers: int, hidden: int, heads: int, vocab: int) -> Shape:
+    """What model.random_base makes for the recipe's CHAT: f = 4 h and tied embeddings.
+
+    llama3: a Llama with half the heads for keys, see tiny_reasoning.write_model; else a Qwen2 with all of them.
+    """
+    kind, kv = ("llama", max(1, heads // 2)) if chat == "llama3" else ("qwen2", heads)
+    return from_config(_config(kind, layers, hidden, heads, kv, 4 * hidden, vocab, tie_word_embeddings=True), "")
 
 
 def read(folder: Path) -> Shape | None:

@@ -53,6 +53,27 @@ def test_demo_from_a_fresh_clone(clone: Clone) -> None:
     assert second.count("already") >= 7 and "| averaged |" in second
 
 
+def test_reasoning_demo(clone: Clone) -> None:
+    """The switch: thoughts when asked for, none when not, and right answers either way; no switch before round 2."""
+    out = clone.run("make demo MODEL=tiny-reasoning")
+    runs = clone.path / "work/runs/tiny-reasoning"
+    first, second = (json.loads((runs / f"round{n}/results/results.json").read_text()) for n in (1, 2))
+    before, between = (first["scores"][name]["tiny-reasoning"] for name in ("baseline", "averaged"))
+    start, after = (second["scores"][name]["tiny-reasoning"] for name in ("baseline", "trained"))
+    for mode in ("on", "off"):
+        assert after[mode]["n"] == between[mode]["n"] >= 200
+        assert before[mode]["accuracy"] <= 0.05 and after[mode]["accuracy"] >= 0.9
+        assert after[mode]["truncated"] <= 0.02 and between[mode]["think"] == 0
+        assert start[mode] == between[mode], "round 2 starts from what round 1 ended with"
+    assert after["on"]["think"] >= 0.95 and after["off"]["think"] <= 0.05
+    assert first["links"] == second["links"] == 2
+    adapter = json.loads((runs / "round2/convert/step_100/adapter_config.json").read_text())
+    assert adapter["peft_type"] == "LORA" and (adapter["r"], adapter["lora_alpha"]) == (64, 128)
+    shown = [f"{after[mode][what]:.1%}" for what in ("think", "accuracy") for mode in ("on", "off")]
+    assert f"| trained | tiny-reasoning | {' | '.join(shown)} |" in out
+    assert out.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
+
+
 def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> None:
     """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
     lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#(.*))?$", (ROOT / "README.md").read_text(), re.MULTILINE)
