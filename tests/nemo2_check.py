@@ -5,10 +5,10 @@ the golden file shows, under its own name (a class's **kwargs swallows any), of 
 built without a GPU is built, and holds the recipe's numbers. Then the data set, over rows of a small tokenizer.
 """
 
-import copy
 import inspect
 import json
 import logging
+import os
 import sys
 import tempfile
 import warnings
@@ -18,22 +18,26 @@ from typing import Any
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 
-import fiddle as fdl  # noqa: E402
-import lightning.pytorch as pl  # noqa: E402
-import nemo_run as run  # noqa: E402
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from nemo.collections.common.tokenizers import AutoTokenizer  # noqa: E402
-from nemo.lightning.data import add_megatron_sampler  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+import fiddle as fdl
+import lightning.pytorch as pl
+import nemo_run as run
+import torch
+import yaml
+from nemo import lightning as nl
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning import io
+from nemo.lightning.data import add_megatron_sampler
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-import nemo2  # noqa: E402
-import nemo2_parts  # noqa: E402
-import recipe as recipes  # noqa: E402
+import nemo2
+import nemo2_parts
+import recipe as recipes
 
 ROOT = Path(__file__).parent.parent
-RUNS = [(m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")]
+RUNS = [
+    (m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")
+]
 # The only argument that is lost in **kwargs is the published one that does nothing.
 LOST = {"optimizer_cpu_offload"}
 BOS, EOT, EOS = "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"
@@ -54,7 +58,7 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def check_arguments(where: str, data: Any, built: Any) -> int:
-    """Every argument of `data` is one of its target's, is in `built` as it is, and has its default's type; their number."""
+    """Each argument of `data` is one of its target's, of its default's type, and in `built` as it is; their number."""
     if isinstance(data, list):
         assert len(data) == len(built), where
         return sum(check_arguments(f"{where}[{n}]", d, b) for n, (d, b) in enumerate(zip(data, built, strict=True)))
@@ -132,7 +136,9 @@ def tokenizer(folder: Path, end: str) -> AutoTokenizer:
     text = ["Context: Denver Broncos won. Question: Who won? Answer: Denver Broncos", "<think> one two </think> 42"]
     made.train_from_iterator(
         text * 4,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
     )
     fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=end)
     fast.save_pretrained(folder)
@@ -140,7 +146,10 @@ def tokenizer(folder: Path, end: str) -> AutoTokenizer:
 
 
 def chat_row(number: int) -> dict[str, str]:
-    turn = "".join(f"{HEADERS[0]}{role}{HEADERS[1]}\n\n{text}" for role, text in (("user", f"What is {number}?{EOT}"), ("assistant", "")))
+    turn = "".join(
+        f"{HEADERS[0]}{role}{HEADERS[1]}\n\n{text}"
+        for role, text in (("user", f"What is {number}?{EOT}"), ("assistant", ""))
+    )
     return {"input": BOS + turn, "output": f"<think> one </think> {number}{EOT}"}
 
 
@@ -167,7 +176,9 @@ def learned(example: dict[str, Any]) -> list[int]:
 def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
     """Published: a stray space and two ends of turn. Corrected: input and output as they stand, one end of turn."""
     row = chat_row(7)
-    (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(n)) + "\n" for n in range(6)) + json.dumps(row) + "\n")
+    (folder / "training.jsonl").write_text(
+        "".join(json.dumps(chat_row(n)) + "\n" for n in range(6)) + json.dumps(row) + "\n"
+    )
     [eot], [bos] = ids_of(words, EOT), ids_of(words, BOS)
     for round_ in ("published", "nemo2"):
         made = module(recipes.load("reasoning-lora", round_), folder, words)
@@ -188,7 +199,11 @@ def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
 
 def check_question_rows(folder: Path, words: AutoTokenizer) -> None:
     """Published: no BOS. Corrected: as rendered.jsonl says it: BOS, the question, a space and the answer, EOS."""
-    row = {"input": "Context: Denver Broncos won. Question: Who won? Answer:", "output": "Denver Broncos", "original_answers": []}
+    row = {
+        "input": "Context: Denver Broncos won. Question: Who won? Answer:",
+        "output": "Denver Broncos",
+        "original_answers": [],
+    }
     (folder / "training.jsonl").write_text((json.dumps(row) + "\n") * 8)
     answer = ids_of(words, f" {row['output']}{EOS}")
     for round_ in ("published", "nemo2"):
@@ -218,7 +233,9 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
     wanted = [n % rows for n in range(batch * steps)]
     found = order("nemo2", 0)
     assert found == wanted, found
-    assert order("nemo2", done * batch) == wanted[done * batch :], "a later link does not go on where the first one ended"
+    assert order("nemo2", done * batch) == wanted[done * batch :], (
+        "a later link does not go on where the first one ended"
+    )
     published = order("published", 0)
     assert len(published) == len(wanted) and published != wanted, published
 
@@ -228,7 +245,6 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
 
 def check_link(folder: Path, monkey: dict[str, str]) -> None:
     """The callback in a real Trainer: every step is written down, and LINK_STEPS ends the link by NeMo's own means."""
-    import os
 
     class Tiny(pl.LightningModule):
         def __init__(self) -> None:
@@ -257,7 +273,13 @@ def check_link(folder: Path, monkey: dict[str, str]) -> None:
     trainer.save_checkpoint(folder / "any.ckpt")
     [record] = [json.loads(line) for line in (folder / "links.jsonl").read_text().splitlines()]
     assert (record["from"], record["step"]) == (0, 6) and record["peak_memory_bytes"] > 0
-    copy.deepcopy(link)  # NeMo copies a trainer's arguments for the checkpoint's context
+    # NeMo writes the trainer into every checkpoint, and makes it again of that to export.
+    strategy = run.Config(nl.MegatronStrategy)
+    callbacks = [run.Config(nemo2_parts.Link, folder=str(folder), steps=6)]
+    made = fdl.build(run.Config(nl.Trainer, accelerator="cpu", strategy=strategy, callbacks=callbacks, logger=False))
+    made.io_dump(folder / "context", yaml_attrs=[])
+    again = [c for c in io.load(folder / "context").callbacks if isinstance(c, nemo2_parts.Link)]
+    assert [(c.folder, c.steps) for c in again] == [(str(folder), 6)]
     for key in monkey:
         del os.environ[key]
 
