@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import checkpoints
+import convert
 import nemo2
 import recipe as recipes
 from conftest import ROOT, Repo, failed, missing, ok
@@ -263,6 +264,43 @@ def test_a_link_converts_the_base_once_and_trains(ready: Repo) -> None:
     assert calls(ready) == [train], "converted twice"
 
 
+# Stands for docker, srun and scontrol: what docker and srun are called with is what this test is about.
+LAUNCHER = """#!/bin/bash
+case ${0##*/} in
+    scontrol) echo node-a ;;
+    *)
+        printf '%s ' "${0##*/}" "$@" >>"$CALLS"
+        echo >>"$CALLS"
+        ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("runtime", ["docker", "pyxis"])
+def test_the_commands_of_a_link(runtime: str, ready: Repo, tmp_path: Path) -> None:
+    """Conversion and training, in one container each: as tests/golden/nemo2.<runtime>.txt has them."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    for name in ("docker", "srun", "scontrol"):
+        (folder / name).write_text(LAUNCHER)
+        (folder / name).chmod(0o755)
+    env = {"CONTAINER_RUNTIME": runtime, "CONTAINER_IMAGE": "IMAGE", "PATH": f"{folder}:{ready.env['PATH']}"}
+    if runtime == "pyxis":
+        env |= {
+            "SLURM_JOB_ID": "7",
+            "SLURM_JOB_NUM_NODES": "1",
+            "SLURM_JOB_NODELIST": "node-a",
+            "SLURM_CPUS_ON_NODE": "16",
+        }
+    # Only what the engine itself sets is handed on, whatever the machine exports.
+    own = ("HOME", "VENV", "WORK", "OMP_NUM_THREADS", "CALLS", "BASE", "SAVES")
+    ready.env = {name: ready.env[name] for name in own if name in ready.env}
+    ok(engine(ready, "engine_train", USER="me", LINK_END="99", **env))
+    shown = "\n".join(line.rstrip() for line in calls(ready)) + "\n"
+    shown = shown.replace(f"--user {os.getuid()}:{os.getgid()}", "--user UID:GID")
+    assert shown == (ROOT / "tests" / "golden" / f"nemo2.{runtime}.txt").read_text()
+
+
 def test_a_conversion_that_fails_ends_the_link(ready: Repo) -> None:
     result = engine(ready, "engine_train || exit", FAIL="--import-base")
     assert "error: the base model could not be converted for NeMo 2.0 (status 3); see above" in result.stderr
@@ -358,6 +396,13 @@ def test_all_weights_have_the_base_models_configuration(ready: Repo, tmp_path: P
     (tmp_path / "config.json").write_text('{"from": "megatron"}')
     nemo2.finish_export(recipe, paths, tmp_path)
     assert (tmp_path / "config.json").read_text() == "{}" and (tmp_path / "tokenizer.json").exists()
+
+
+def test_a_step_is_converted_from_what_the_engine_exported() -> None:
+    recipe = recipes.load("llama3-sft", "nemo2")
+    assert convert.export_of(recipe, Path("saved"), Path("made")) == Path("made")
+    with pytest.raises(Failure, match="is a Megatron checkpoint; run: make convert"):
+        convert.export_of(recipe, Path("saved"), None)
 
 
 def test_the_published_lora_answers_a_hundred_rows(ready: Repo) -> None:
