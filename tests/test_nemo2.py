@@ -421,4 +421,4 @@ def test_the_real_classes_take_the_configurations() -> None:
     if "pip could not install" in result.stderr:
         missing(result.stderr.strip())
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert result.stdout.count(" arguments\n") == 8 and "ended after LINK_STEPS" in result.stdout
+    assert result.stdout.count(" arguments\n") == 8 and "links: ended" in result.stdout
