@@ -74,7 +74,7 @@ def model(recipe: recipes.Recipe) -> Data:
 def dataset(recipe: recipes.Recipe) -> Data:
     """Arguments of NeMo's SFT dataset beyond the published ones, which leave all of them at their defaults.
 
-    The defaults (NeMo v2.3.1 nemo/collections/llm/gpt/data/core.py:59-82, 399-412) put a space between input and output
+    The defaults (NeMo v2.3.1 nemo/collections/llm/gpt/data/core.py:58-80, 395-412) put a space between input and output
     and add EOS. For rows in the chat template that is a stray space before the answer and a second end of turn; of the
     others the space belongs to the answer, but BOS is missing. The dense mask of every row is 64 MiB at 8192 tokens.
     """

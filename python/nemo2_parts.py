@@ -36,7 +36,7 @@ class OrderedDataModule(FineTuningDataModule):
     """FineTuningDataModule whose training rows keep the file's order, in every epoch.
 
     With max_num_samples the dataset permutes blocks of a million rows (NeMo v2.3.1
-    nemo/collections/llm/gpt/data/utils.py:420-500), which no argument turns off; without, it is one pass in order,
+    nemo/collections/llm/gpt/data/utils.py:352-525), which no argument turns off; without, it is one pass in order,
     which is too short when STEPS * GLOBAL_BATCH is more than the rows. The batch sampler on top goes straight on.
     """
 
