@@ -66,13 +66,10 @@ golden() {
     run make -s show MODEL=tiny ENGINE_CONFIG=1 WORK="$TMP/w"
     [ "$status" -eq 0 ]
     [[ $output == *$'\nstep_scheduler:\n'* ]]
+    run make -s show MODEL=reasoning-lora ROUND=published ENGINE_CONFIG=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *$'\n  _target_: "nemo.collections.llm.finetune"\n'* ]]
     [ -z "$(ls "$TMP")" ]
-    cp -r scripts python recipes Makefile "$TMP"
-    cd "$TMP"
-    sed -i 's/^ENGINE=.*/ENGINE=nemo2/' recipes/tiny.env
-    run make -s show MODEL=tiny ENGINE_CONFIG=1
-    [ "$status" -eq 2 ]
-    [[ ${lines[0]} == "error: the configuration of engine nemo2 is not here yet; "* ]]
 }
 
 @test "dry run of the demo's chain, local" {
@@ -146,10 +143,10 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 @test "what is not part of this version says so and writes nothing" {
     cp -r scripts python recipes sbatch docker Makefile "$TMP"
     cd "$TMP"
-    sed -i 's/^ENGINE=.*/ENGINE=nemo2/' recipes/tiny.env
+    rm scripts/engines/automodel.sh
     run scripts/submit.sh train tiny 1
     [ "$status" -eq 1 ]
-    [[ $output == *"error: engine nemo2 is not part of this version; "* ]]
+    [[ $output == *"error: engine automodel is not part of this version; "* ]]
     [ ! -e "$TMP/work" ]
 }
 
