@@ -409,11 +409,10 @@ def main() -> None:
         log(f"eval: {paths.eval} is already there")
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sets = {name: read_rows(path, kind_of(recipe, name), args.rows) for name, path in files.items()}
     settings, tokenizer = settings_of(recipe, args.batch), load_tokenizer(paths.start)
     ends_of(tokenizer, settings)
-    tasks: list[Task] = []
-    for name, path in files.items():
-        tasks += tasks_of(recipe, name, read_rows(path, kind_of(recipe, name), args.rows), tokenizer)
+    tasks = [task for name, rows in sets.items() for task in tasks_of(recipe, name, rows, tokenizer)]
     adapter = (paths.final / "adapter_config.json").is_file()
     trained = paths.start / "config.json" if adapter else paths.final / "config.json"
     models = {"baseline": (paths.start, config_of(paths.start)), ours: (paths.final, trained)}

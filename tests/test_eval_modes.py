@@ -128,6 +128,7 @@ def learn(model: Any, tokenizer: Any, rows: list[tuple[str, str]], steps: int) -
     import torch
 
     torch.manual_seed(0)
+    torch.set_num_threads(1)  # a model this small gains nothing by more, and loses much on a busy machine
     encoded = [[tokenizer(text, add_special_tokens=False)["input_ids"] for text in row] for row in rows]
     longest = max(len(prompt) + len(answer) for prompt, answer in encoded)
     ids, labels = torch.zeros(len(rows), longest, dtype=torch.long), torch.full((len(rows), longest), -100)
@@ -141,9 +142,9 @@ def learn(model: Any, tokenizer: Any, rows: list[tuple[str, str]], steps: int) -
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if float(loss) < 0.003:
+        if loss.item() < 0.01:
             break
-    return float(loss)
+    return loss.item()
 
 
 def finish(folder: Path, **facts: Any) -> None:
@@ -188,10 +189,16 @@ def write_recipe(repo: Repo, name: str, *parts: str) -> None:
     (repo.root / f"recipes/{name}.round1.env").write_text("# all of it is in the model's own file\n")
 
 
+@pytest.fixture(scope="module")
+def log_of_it(world: Repo) -> str:
+    """What the evaluation of twins prints; its files are in `world` then."""
+    return ok(world.stage("eval", "twins"))
+
+
 @pytest.fixture
 def mine(world: Repo, repo: Repo) -> Repo:
     """A copy of its own, to be changed."""
-    shutil.copytree(world.work, repo.work)
+    shutil.copytree(world.work, repo.work, ignore=shutil.ignore_patterns("eval"))
     for file in (world.root / "recipes").glob("twins*"):
         shutil.copy(file, repo.root / "recipes")
     return repo
@@ -208,9 +215,8 @@ def collected(model: Any, tokenizer: Any, prompts: list[str], settings: evaluate
     return found
 
 
-def test_the_switch_and_the_choices(world: Repo) -> None:
+def test_the_switch_and_the_choices(world: Repo, log_of_it: str) -> None:
     """From the files to the table: what was learnt by heart is scored as it was said, and the base is not it."""
-    out = ok(world.stage("eval", "twins"))
     folder = world.run_dir("twins") / "eval"
     done = world.done(folder)
     assert done["scores"].keys() == {"baseline", "trained"}
@@ -236,13 +242,14 @@ def test_the_switch_and_the_choices(world: Repo) -> None:
     rows = [json.loads(line) for line in (folder / "trained.twins.on.jsonl").read_text().splitlines()]
     assert [row["problem"] for row in rows] == [row["problem"] for row in PROBLEMS]
     assert rows[0]["generation"] == "<think>well</think>\\boxed{3}" and rows[0]["answer"] == "3"
-    assert "trained   mmlu          off    accuracy 100.0%" in out.split("all of it")[1]
+    assert "trained   mmlu          off    accuracy 100.0%" in log_of_it.split("all of it")[1]
     assert "already there" in ok(world.stage("eval", "twins"))
 
 
-def test_results_and_status(mine: Repo) -> None:
+@pytest.mark.usefixtures("log_of_it")
+def test_results_and_status(world: Repo, mine: Repo) -> None:
     run = mine.run_dir("twins")
-    ok(mine.stage("eval", "twins"))
+    shutil.copytree(world.run_dir("twins") / "eval", run / "eval")
     (run / "train/checkpoints").mkdir(parents=True)
     log = [{"step": n, "loss": 1.0 / (n + 1), "lr": 0.1, "timestamp": f"2026-01-01T00:00:0{n}"} for n in range(5)]
     (run / "train/checkpoints/training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
@@ -263,13 +270,13 @@ def test_results_and_status(mine: Repo) -> None:
     assert state["convert"] == state["eval"] == state["results"] == "done"
 
 
-def test_an_interrupted_run_goes_on(mine: Repo) -> None:
-    """A whole file and a torn one, as a killed run leaves them: neither is answered again."""
-    whole = ok(mine.stage("eval", "twins", "--rows", 4, "--batch", 1))
+def test_an_interrupted_run_goes_on(world: Repo, mine: Repo, log_of_it: str) -> None:
+    """Whole files and a torn one, as a killed run leaves them: what is in them is not answered again."""
     folder = mine.run_dir("twins") / "eval"
+    shutil.copytree(world.run_dir("twins") / "eval", folder)
     files = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
     done = mine.done(folder)
-    assert "going on" not in whole and done["inputs"]["rows"] == "4"
+    assert "going on" not in log_of_it
     part = folder.with_name(".eval.part")
     folder.rename(part)
     code = {name: lib.sha256(mine.root / "python" / name) for name in evaluate.CODE}
@@ -281,7 +288,7 @@ def test_an_interrupted_run_goes_on(mine: Repo) -> None:
     kept = json.dumps({"place": 1, "text": "<think>kept</think>\\boxed{34}", "truncated": False}) + "\n"
     (part / "trained.twins.on.jsonl").unlink()
     (part / "trained.twins.on.part").write_text(kept + '{"place": 0, "te')
-    out = ok(mine.stage("eval", "twins", "--rows", 4, "--batch", 1))
+    out = ok(mine.stage("eval", "twins", "--batch", 1))
     assert "trained.twins.on: going on with an interrupted run, 1 answers are there" in out
     again = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
     assert again.keys() == files.keys() and not list(folder.glob("*.part"))
