@@ -28,6 +28,7 @@ import metrics
 import recipe as recipes
 from lib import (
     Failure,
+    Interrupted,
     Progress,
     is_done,
     log,
@@ -303,8 +304,14 @@ def generate(
             continue
         batch = tokenizer.pad({"input_ids": [encoded[place] for place in places]}, return_tensors="pt")
         torch.manual_seed(settings.seed + first)
-        with torch.inference_mode():
-            output = model.generate(**batch.to(model.device), generation_config=config)
+        try:
+            with torch.inference_mode():
+                output = model.generate(**batch.to(model.device), generation_config=config)
+        except torch.OutOfMemoryError:
+            raise Interrupted(
+                f"{len(places)} answers of up to {settings.max_tokens:,} tokens at a time do not fit on the GPU; "
+                "set EVAL_BATCH to fewer, and run it again: what is answered is kept"
+            ) from None
         answers = {}
         for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             stop = next((n for n, token in enumerate(ids) if token in ends), None)

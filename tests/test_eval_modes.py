@@ -337,6 +337,18 @@ def test_sampling_is_seeded_and_takes_no_other_settings(world: Repo) -> None:
     assert str(sampled) == "temperature 1, top_p 1, seed 7"
 
 
+def test_too_many_answers_for_the_gpu(world: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def full(**_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model, tokenizer = load(world.work / "models/llama")
+    monkeypatch.setattr(model, "generate", full)
+    with pytest.raises(lib.Interrupted, match=r"3 answers of up to 2 tokens .* set EVAL_BATCH to fewer"):
+        collected(model, tokenizer, ["a", "b", "c"], evaluate.Settings(2, END, batch=4))
+
+
 def test_an_adapter_is_attached_to_the_model_it_was_trained_from(mine: Repo) -> None:
     """Whatever base it names: logits as peft's own, answers other than the base's."""
     import torch
