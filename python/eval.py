@@ -28,6 +28,7 @@ import metrics
 import recipe as recipes
 from lib import (
     Failure,
+    Interrupted,
     Progress,
     is_done,
     log,
@@ -303,8 +304,14 @@ def generate(
             continue
         batch = tokenizer.pad({"input_ids": [encoded[place] for place in places]}, return_tensors="pt")
         torch.manual_seed(settings.seed + first)
-        with torch.inference_mode():
-            output = model.generate(**batch.to(model.device), generation_config=config)
+        try:
+            with torch.inference_mode():
+                output = model.generate(**batch.to(model.device), generation_config=config)
+        except torch.OutOfMemoryError:
+            raise Interrupted(
+                f"{len(places)} answers of up to {settings.max_tokens:,} tokens at a time do not fit on the GPU; "
+                "set EVAL_BATCH to fewer, and run it again: what is answered is kept"
+            ) from None
         answers = {}
         for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
             stop = next((n for n, token in enumerate(ids) if token in ends), None)
@@ -409,11 +416,10 @@ def main() -> None:
         log(f"eval: {paths.eval} is already there")
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sets = {name: read_rows(path, kind_of(recipe, name), args.rows) for name, path in files.items()}
     settings, tokenizer = settings_of(recipe, args.batch), load_tokenizer(paths.start)
     ends_of(tokenizer, settings)
-    tasks: list[Task] = []
-    for name, path in files.items():
-        tasks += tasks_of(recipe, name, read_rows(path, kind_of(recipe, name), args.rows), tokenizer)
+    tasks = [task for name, rows in sets.items() for task in tasks_of(recipe, name, rows, tokenizer)]
     adapter = (paths.final / "adapter_config.json").is_file()
     trained = paths.start / "config.json" if adapter else paths.final / "config.json"
     models = {"baseline": (paths.start, config_of(paths.start)), ours: (paths.final, trained)}
