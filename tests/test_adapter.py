@@ -166,7 +166,9 @@ def test_an_adapter_is_trained_in_float32_over_a_bfloat16_base(llama: Repo) -> N
 def adapted(llama: Repo) -> Repo:
     """The recipe lora, trained on record, converted and merged."""
     record(llama, "lora")
-    ok(llama.stage("convert", "lora", "--merge"))
+    ok(llama.call("bash", "sbatch/convert.sbatch", "lora", "1"))
+    assert not (llama.run_dir("lora") / "convert/step_9-merged").exists(), "only on request"
+    ok(llama.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE=1))
     return llama
 
 
@@ -213,9 +215,9 @@ def test_what_the_adapters_folder_holds(adapted: Repo) -> None:
     merged = adapted.done(folder.with_name("step_9-merged"))
     assert merged["differ"] < 1e-5 and "adapter" in merged["inputs"]
     assert json.loads((folder.with_name("step_9-merged") / "config.json").read_text())["eos_token_id"] == [1, 4]
-    out = ok(adapted.stage("convert", "lora", MERGE=1))
+    out = ok(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE=1))
     assert "already there" in out and "merged already" in out
-    assert ok(adapted.stage("convert", "lora", "--todo", MERGE=1)) == ""
+    failed(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE="yes"), "MERGE=yes", status=(2,))
 
 
 def test_the_base_that_an_adapter_names(llama: Repo) -> None:
