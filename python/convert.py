@@ -204,46 +204,30 @@ def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
     return saved / inner / "consolidated"
 
 
-def recast(folder: Path, found: dict[str, tuple[Path, tuple[int, ...], str]], start: Path) -> None:
-    """Give each tensor of `folder` the type that it has in `start`: with automodel, weights are trained in float32.
+def name_type(folder: Path, start: Path) -> None:
+    """Name the type in `folder`'s config as `start` does, where the weights have it.
 
-    found: the tensors of `folder`, see tensors().
+    nemo-automodel trains in float32 and says so, but exports weights in the type that they had.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    wanted = tensors(start)
-    files = {path.name for name, (path, _, dtype) in found.items() if name in wanted and dtype != wanted[name][2]}
-    if not files:
-        return
-    for name in sorted(files):
-        weights = load_file(folder / name)
-        for key in weights.keys() & wanted.keys():
-            with safe_open(wanted[key][0], framework="pt") as opened:
-                weights[key] = weights[key].to(opened.get_slice(key)[:0].dtype)
-        save_file(weights, folder / name, metadata={"format": "pt"})
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        size = sum((folder / name).stat().st_size for name in set(read_json(index)["weight_map"].values()))
-        write_json(index, read_json(index) | {"metadata": {"total_size": size}})
-    config = read_json(folder / "config.json")
-    original = read_json(start / "config.json")
-    config["dtype"] = original.get("dtype", original.get("torch_dtype"))
-    write_json(folder / "config.json", config)
+    types = [{dtype for _, _, dtype in tensors(model).values()} for model in (folder, start)]
+    if types[0] == types[1]:
+        original = read_json(start / "config.json")
+        dtype = original.get("dtype", original.get("torch_dtype"))
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": dtype})
 
 
 def convert(exported: Path, start: Path, target: Path, end_of_turn: str) -> None:
     """Fill the empty folder `target` from a checkpoint's export, and verify it."""
     if not (exported / "config.json").is_file():
         raise Failure(f"{exported} has no config.json; train that step again")
-    found = tensors(exported)
+    tensors(exported)
     for path in sorted(exported.iterdir()):
         if path.name not in TOKENIZER_FILES and path.suffix in (".safetensors", ".json"):
             shutil.copyfile(path, target / path.name)
     # nemo-automodel leaves the generation config out.
     if (start / "generation_config.json").is_file() and not (target / "generation_config.json").is_file():
         shutil.copyfile(start / "generation_config.json", target / "generation_config.json")
-    recast(target, found, start)
+    name_type(target, start)
     copy_tokenizer(start, target)
     name_end_of_turn(target, end_of_turn)
     try:
