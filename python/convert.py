@@ -209,10 +209,10 @@ def name_type(folder: Path, start: Path) -> None:
 
     nemo-automodel trains in float32 and says so, but exports weights in the type that they had.
     """
+    original = read_json(start / "config.json")
+    dtype = original.get("dtype", original.get("torch_dtype"))
     types = [{dtype for _, _, dtype in tensors(model).values()} for model in (folder, start)]
-    if types[0] == types[1]:
-        original = read_json(start / "config.json")
-        dtype = original.get("dtype", original.get("torch_dtype"))
+    if dtype and types[0] == types[1]:
         write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": dtype})
 
 
