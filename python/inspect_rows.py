@@ -18,7 +18,7 @@ from typing import Any
 
 import recipe as recipes
 import verdicts
-from dataset import IGNORE, VIEWS, SftDataset, View, deal, pack
+from dataset import IGNORE, VIEWS, SftDataset, View, deal, fill, pack
 from lib import Failure, log, read_done, read_json, run, usage
 from openmath import ENDS
 from verdicts import WRONG, Row, Verdict
@@ -219,18 +219,20 @@ def multiple(recipe: recipes.Recipe) -> int:
 
 
 def show_packed(recipe: recipes.Recipe, rows: Sequence[Row], full: bool) -> None:
-    """Bins as NeMo-RL makes them of a global batch (7ea279a nemo_rl/distributed/batched_data_dict.py:591-660).
+    """Bins as the engine makes them of a global batch: of automodel see packed.py.
 
-    Each row is padded, with id 0, and the position ids start again at each padded boundary: none are handed over
-    (nemo_rl/models/megatron/data.py:559-561, 1084), Megatron counts from the last in cu_seqlens
-    (Megatron-LM 00c51e1 megatron/core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_thd).
+    NeMo-RL: 7ea279a nemo_rl/distributed/batched_data_dict.py:591-660. Each row is padded, with id 0, and the position
+    ids start again at each padded boundary: none are handed over (nemo_rl/models/megatron/data.py:559-561, 1084),
+    Megatron counts from the last in cu_seqlens (Megatron-LM 00c51e1
+    megatron/core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_thd).
     """
-    unit, dp, batch = multiple(recipe), replicas(recipe), int(recipe["GLOBAL_BATCH"])
+    ours = recipe["ENGINE"] == "automodel"  # in the rows' order, MICRO_BATCH=1
+    unit, dp, batch = 1 if ours else multiple(recipe), replicas(recipe), int(recipe["GLOBAL_BATCH"])
     capacity = int(recipe["SEQ_LEN"]) * int(recipe["MICRO_BATCH"])
-    lengths = [len(row.view.ids) for row in rows]
+    lengths = [row.view.positions if ours else len(row.view.ids) for row in rows]
     padded = [-(-length // unit) * unit for length in lengths]
     try:
-        bins = pack(padded, capacity)
+        bins = (fill if ours else pack)(padded, capacity)
     except ValueError as error:
         print(f"  training stops at these rows: {error}")
         return
@@ -238,9 +240,9 @@ def show_packed(recipe: recipes.Recipe, rows: Sequence[Row], full: bool) -> None
     if whole:
         bins = deal(bins, dp)
     used, room = sum(lengths), len(bins) * capacity
+    pads = "no row is padded" if ours else f"each row padded with id 0 to a multiple of 2*CP*TP={unit}"
     print(
-        f"  {len(bins)} bins of at most SEQ_LEN*MICRO_BATCH={capacity:,} tokens, {used / room:.1%} of them used; "
-        f"each row padded with id 0 to a multiple of 2*CP*TP={unit}"
+        f"  {len(bins)} bins of at most SEQ_LEN*MICRO_BATCH={capacity:,} tokens, {used / room:.1%} of them used; {pads}"
     )
     if not whole:
         print(f"  training packs all {batch:,} rows at once, into a multiple of {dp:,} bins: as many for each replica")
@@ -294,12 +296,15 @@ def show_padded(recipe: recipes.Recipe, rows: Sequence[Row], tokenizer: Any, ful
         print(f"  … {len(groups) - BINS} more micro batches")
 
 
+def shuffled(recipe: recipes.Recipe) -> bool:
+    return recipe.get("SHUFFLE", "true") == "true"
+
+
 def show_batch(recipe: recipes.Recipe, rows: Sequence[Row], tokenizer: Any, full: bool) -> None:
     batch = int(recipe["GLOBAL_BATCH"])
     part = "a global batch" if len(rows) == batch else f"{len(rows)} of the {batch:,} of a global batch"
-    print(
-        f"\nbatch: rows {rows[0].number:,}..{rows[-1].number:,}, {part}, in the file's order, which training shuffles"
-    )
+    order = "in the file's order, " + ("which training shuffles" if shuffled(recipe) else "as training takes them")
+    print(f"\nbatch: rows {rows[0].number:,}..{rows[-1].number:,}, {part}, {order}")
     sound = [row for row in rows if not row.fault]
     if not sound:
         print("  training stops at these rows")

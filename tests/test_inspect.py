@@ -21,6 +21,7 @@ from conftest import Repo, failed, ok
 from dataset import IGNORE, SftDataset, automodel_view, deal, nemo_rl_view, pack
 from lib import Failure
 from openmath import END_OF_TURN
+from packed import PackedSteps
 from verdicts import difference, judge_eos, turns
 
 Inspect = Callable[..., tuple[str, str]]
@@ -459,6 +460,21 @@ def test_nemo_rl_packs_a_global_batch(copy: Repo, inspect: Inspect) -> None:
     assert all(boundaries[-1] <= 96 for _, _, boundaries, _ in bins)
     short, _ = inspect(copy, model="many")
     assert len(bins_of(short)) == 6 and f"… {len(bins) - 6} more bins" in short
+
+
+def test_automodel_packs_in_order(copy: Repo, inspect: Inspect) -> None:
+    """What is shown are the packs that a replica is given of a step."""
+    copy.derive("packed", PACKING="true", MICRO_BATCH=1, SHUFFLE="false")
+    out, error = inspect(copy, "--full", model="packed")
+    assert not error and "in the file's order, as training takes them" in out and "no row is padded" in out
+    tokenizer = AutoTokenizer.from_pretrained(copy.work / "models/mini")
+    steps = PackedSteps(str(data_file(copy)), 256, END_OF_TURN, 8, 1, False, 42, tokenizer)
+    packs = steps.batches(0)
+    bins = bins_of(out)
+    assert 1 < len(packs) < 8 and [number for rows, *_ in bins for number in rows] == list(range(1, 9))
+    for (_, tokens, boundaries, _), batch in zip(bins, packs, strict=True):
+        starts = [i for i, position in enumerate(batch["position_ids"][0].tolist()) if position == 0]
+        assert boundaries == [*starts, batch["input_ids"].shape[1]] and sum(tokens) == boundaries[-1]
 
 
 def test_nemo_rl_without_packing_pads_to_the_global_batch(copy: Repo, inspect: Inspect) -> None:
