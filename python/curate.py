@@ -13,6 +13,7 @@ rows, on the seed and on nothing else. An interrupted run is gone on with at the
 """
 
 import dataclasses
+import http.client
 import os
 import shutil
 import urllib.error
@@ -595,7 +596,7 @@ def language_model(paths: recipes.Paths, source: Path, given: Path | None, url: 
             if size and int(size) != part.stat().st_size:
                 raise ValueError(f"{part.stat().st_size} of {size} bytes came")
             part.rename(target)
-        except (urllib.error.URLError, ValueError, TimeoutError, ConnectionError) as error:
+        except (urllib.error.URLError, http.client.HTTPException, ValueError, TimeoutError, ConnectionError) as error:
             reason = str(getattr(error, "reason", error))[:100]
             raise Failure(f"{url} cannot be fetched ({reason}); set LANG_MODEL to the file") from None
         finally:
