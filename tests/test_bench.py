@@ -22,6 +22,7 @@ from lib import Failure
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
 import average_bench
+import curation_bench
 import data_bench
 import generate
 from measure import measure
@@ -290,4 +291,41 @@ def test_another_average_fails_the_bench(tmp_path: Path) -> None:
 
 def test_an_unknown_bench_is_refused() -> None:
     done = subprocess.run([BENCH / "run.sh"], env=os.environ | {"BENCH": "eval"}, capture_output=True, text=True)
-    assert done.returncode == 2 and "BENCH=eval; it is data or average" in done.stderr
+    assert done.returncode == 2 and "BENCH=eval; it is data or curation or average" in done.stderr
+
+
+# --- the curation against a plain loop ---------------------------------------------------------------------------
+
+
+def test_curation_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
+    """The whole bench on 400 rows: the rows of the plain loop in its order, or it fails."""
+    command = [
+        sys.executable,
+        BENCH / "curation_bench.py",
+        tmp_path / "b",
+        "--rows",
+        "400",
+        "--save",
+        tmp_path / "s.json",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stdout + done.stderr
+    saved = json.loads((tmp_path / "s.json").read_text())
+    assert [(r["what"], r["rows"]) for r in saved["runs"]] == [
+        (curation_bench.PLAIN, 400),
+        (curation_bench.OURS, 400),
+        (curation_bench.OURS, 800),
+    ]
+    kept = int(re.search(r"the same (\d+) rows in the same order", done.stdout)[1])
+    assert 300 < kept < 400 and "times as fast with 2 workers" in saved["table"][-1]
+
+
+def test_other_curated_rows_fail_the_bench(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("theirs", "mine")]
+    for n, content in enumerate((b'{"a": 1}\n{"a": 2}\n', b'{"a":1}\n{"a":3}\n', b'{"a":1}\n')):
+        files[min(n, 1)].write_bytes(content)
+        if n:
+            with pytest.raises(Failure, match="row 2 of"):
+                curation_bench.same_rows(*files)
+    files[1].write_bytes(b'{"a":1}\n{"a":2}\n')
+    assert curation_bench.same_rows(*files) == 2

@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# run.sh: time the hot paths against the upstream scripts, side by side; about twenty minutes.
+# run.sh: time the hot paths against the upstream scripts, side by side; some twenty-five minutes.
 #
-# BENCH=data       only the preparation of the data, or BENCH=average: only averaging
-# ROWS=n           data: rows of the smaller input (default: 19,400)
-# TOKENIZER=dir    data: Qwen2.5's, say; without it one of its kind is trained on the input
+# BENCH=data       only the preparation of the data, or BENCH=curation, BENCH=average: only that
+# ROWS=n           data, curation: rows of the smaller input (default: 19,400 and 50,000)
+# TOKENIZER=dir    data: Qwen2.5's, say, curation: Llama 3.1's; without it one of its kind is trained on the input
+# LANG_MODEL=file  curation: lid.176.ftz, say; without it a small one is trained
 # AVERAGE_MB=n     average: MB of a checkpoint (default: 3,087); AVERAGE_TIMES=n: runs of each (default: 3)
 # BENCH_DIR=dir    for input and output, some 10 GB and some 16 GB; kept. Without it a temporary folder, removed at the end
-# BENCH_SAVE=file  write the figures there, too, as JSON; those of averaging to <file>-average.json where both are run
+# BENCH_SAVE=file  write the figures there, too, as JSON; those of the others to <file>-curation.json and so on where all are run
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 help_on_request "$@"
-[[ ${BENCH:-data} == data || $BENCH == average ]] || usage "BENCH=$BENCH; it is data or average, or both without it"
+[[ ${BENCH:-data} =~ ^(data|curation|average)$ ]] || usage "BENCH=$BENCH; it is data or curation or average, or all of them without it"
 load_cluster
 open_venv
 folder=${BENCH_DIR:-}
@@ -28,6 +29,12 @@ bench() {
     "$VENV/bin/python" "$ROOT/tests/bench/$1_bench.py" "$folder" "${options[@]}"
 }
 unset WORKERS DATA_FORMAT DATA_FORM DATA_COLUMNS
-if [[ ${BENCH:-data} == data ]]; then bench data rows=ROWS tokenizer=TOKENIZER save=BENCH_SAVE; fi
-if [[ -z ${BENCH:-} && -n ${BENCH_SAVE:-} ]]; then BENCH_SAVE=${BENCH_SAVE%.json}-average.json; fi
-if [[ ${BENCH:-average} == average ]]; then bench average mb=AVERAGE_MB times=AVERAGE_TIMES save=BENCH_SAVE; fi
+save=${BENCH_SAVE:-}
+# due NAME: whether it is asked for; the figures of those after the first go to files of their own.
+due() {
+    if [[ -z ${BENCH:-} && -n $save && $1 != data ]]; then BENCH_SAVE=${save%.json}-$1.json; fi
+    [[ ${BENCH:-$1} == "$1" ]]
+}
+if due data; then bench data rows=ROWS tokenizer=TOKENIZER save=BENCH_SAVE; fi
+if due curation; then bench curation rows=ROWS tokenizer=TOKENIZER lang-model=LANG_MODEL save=BENCH_SAVE; fi
+if due average; then bench average mb=AVERAGE_MB times=AVERAGE_TIMES save=BENCH_SAVE; fi
