@@ -2,11 +2,13 @@
 
     python python/convert.py tiny 1 --work work            # all of AVERAGE_STEPS
     python python/convert.py tiny 1 --work work --step 400 # one
+    python python/convert.py reasoning-lora 1 --merge      # an adapter, and the base with the adapter merged into it
 
 Writes WORK/runs/<model>/round<N>/convert/step_<S>/. Before a folder appears under its name it is loaded and compared
 with the model that training started from: same tensors, finite, RoPE and chat template kept. Config, generation
 config and tokenizer name the trained end-of-turn token as EOS: the Math bases stop at another one, with which every
-server would run each answer to its token limit.
+server would run each answer to its token limit. Of a recipe with LORA_RANK the folder is an adapter of the peft
+library, see adapter.py; with --merge, or MERGE=1, step_<S>-merged/ is a whole model beside it.
 """
 
 import os
@@ -17,7 +19,20 @@ from typing import Any
 
 import recipe as recipes
 from checkpoints import saved_steps
-from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, sha256, write_done, write_json
+from lib import (
+    Failure,
+    describe,
+    is_done,
+    log,
+    new_folder,
+    read_done,
+    read_json,
+    run,
+    sha256,
+    usage,
+    write_done,
+    write_json,
+)
 from model import loaded_rope, rope_of
 from openmath import ENDS
 
@@ -83,16 +98,40 @@ def check_same_tensors(folder: Path, reference: Path) -> dict[str, tuple[Path, t
     return found
 
 
-def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
-    """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id."""
+def stops(ids: int | list[int] | None) -> set[int]:
+    """The ids at which generation stops, of an eos_token_id in any of its forms."""
+    return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
+
+
+def copy_tokenizer(start: Path, folder: Path, end_of_turn: str) -> Any:
+    """Put `start`'s tokenizer into `folder`, with the trained end-of-turn token as its EOS; returns it, loaded."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    for name in sorted(TOKENIZER_FILES):
+        if (start / name).is_file():
+            shutil.copyfile(start / name, folder / name)
+    tokenizer = AutoTokenizer.from_pretrained(start)
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     if end is None or tokenizer.encode(end_of_turn, add_special_tokens=False) != [end]:
         raise Failure(f"{folder}: {end_of_turn} is not one token of the tokenizer; it cannot end a turn")
+    tokenizer_config = read_json(folder / "tokenizer_config.json")
+    tokenizer_config["eos_token"] = end_of_turn
+    write_json(folder / "tokenizer_config.json", tokenizer_config)
+    special = folder / "special_tokens_map.json"
+    if special.is_file():
+        write_json(special, read_json(special) | {"eos_token": end_of_turn})
+    return tokenizer
+
+
+def name_end_of_turn(folder: Path, tokenizer: Any, end_of_turn: str) -> None:
+    """Make `folder`'s config and generation config stop at the trained end-of-turn token.
+
+    Lists that it is in already stay as they are: Llama 3.1's Instruct models stop at two more.
+    """
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
     config = read_json(folder / "config.json")
-    config["eos_token_id"] = end
+    if end not in stops(config.get("eos_token_id")):
+        config["eos_token_id"] = end
     # transformers 4 (older servers) reads the flat key only, transformers 5 either: with the nested one alone an
     # older server would fall back to theta 10000 without a word.
     config["rope_theta"] = rope_of(config, folder / "config.json", scaled=True)[0]
@@ -102,63 +141,105 @@ def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
     write_json(folder / "config.json", config)
     generation_file = folder / "generation_config.json"
     generation: dict[str, Any] = read_json(generation_file) if generation_file.is_file() else {}
-    generation["eos_token_id"] = end
+    if end not in stops(generation.get("eos_token_id")):
+        generation["eos_token_id"] = end
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
     write_json(generation_file, generation)
-    tokenizer_config = read_json(folder / "tokenizer_config.json")
-    tokenizer_config["eos_token"] = end_of_turn
-    write_json(folder / "tokenizer_config.json", tokenizer_config)
-    special = folder / "special_tokens_map.json"
-    if special.is_file():
-        write_json(special, read_json(special) | {"eos_token": end_of_turn})
-    return end
 
 
 def verify(folder: Path, start: Path, end_of_turn: str) -> None:
     """Load a folder as a user will and compare it with the model that training started from. Raises Failure."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+    from transformers import AutoModelForCausalLM, GenerationConfig
 
     check_finite(folder, check_same_tensors(folder, start))
     if loaded_rope(folder) != loaded_rope(start):
         raise Failure(f"{folder}: RoPE is {loaded_rope(folder)}, not {loaded_rope(start)} as trained; convert it again")
-    tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
-    if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
-        raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
-    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    end = verify_tokenizer(folder, start, end_of_turn)
     model, missing = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True, dtype="auto")
     lost = [name for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") for name in missing[kind]]
     if lost:
         raise Failure(f"{folder}: transformers does not load tensor {lost[0]}; convert it again")
-    stops = {model.config.eos_token_id, GenerationConfig.from_pretrained(folder).eos_token_id, tokenizer.eos_token_id}
-    if stops != {end}:
-        raise Failure(f"{folder}: end-of-sequence ids {stops}, not {end_of_turn} ({end}) throughout; convert it again")
+    for config in (model.config, GenerationConfig.from_pretrained(folder)):
+        if end not in stops(config.eos_token_id):
+            raise Failure(
+                f"{folder}: end-of-sequence ids {config.eos_token_id}, not {end_of_turn} ({end}) throughout; "
+                "convert it again"
+            )
+
+
+def verify_tokenizer(folder: Path, start: Path, end_of_turn: str) -> int:
+    """The id of the end-of-turn token. Raises Failure unless the tokenizer is the trained one, and stops there."""
+    from transformers import AutoTokenizer
+
+    tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
+    if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
+        raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    if tokenizer.eos_token_id != end:
+        raise Failure(
+            f"{folder}: end-of-sequence ids {tokenizer.eos_token_id}, not {end_of_turn} ({end}) throughout; "
+            "convert it again"
+        )
+    return end
 
 
 def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
     """The folder of a checkpoint that has its weights in Hugging Face's names.
 
-    Both engines on FSDP2 write one with every checkpoint; of a Megatron checkpoint NeMo-RL's converter makes one.
+    Both engines on FSDP2 write one with every checkpoint (of an adapter, the adapter alone); of a Megatron checkpoint
+    NeMo-RL's converter makes one.
     """
     if recipe["ENGINE"] == "nemo-rl" and recipe["BACKEND"] == "megatron":
         if made is None:
             raise Failure(f"{saved} is a Megatron checkpoint; run: make convert, which calls the engine's converter")
         return made
+    if "LORA_RANK" in recipe:
+        return saved / "model"
     inner = "policy/weights/model" if recipe["ENGINE"] == "nemo-rl" else "model"
     return saved / inner / "consolidated"
+
+
+def recast(folder: Path, found: dict[str, tuple[Path, tuple[int, ...], str]], start: Path) -> None:
+    """Give each tensor of `folder` the type that it has in `start`: with automodel, weights are trained in float32.
+
+    found: the tensors of `folder`, see tensors().
+    """
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    wanted = tensors(start)
+    files = {path.name for name, (path, _, dtype) in found.items() if name in wanted and dtype != wanted[name][2]}
+    if not files:
+        return
+    for name in sorted(files):
+        weights = load_file(folder / name)
+        for key in weights.keys() & wanted.keys():
+            with safe_open(wanted[key][0], framework="pt") as opened:
+                weights[key] = weights[key].to(opened.get_slice(key)[:0].dtype)
+        save_file(weights, folder / name, metadata={"format": "pt"})
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        size = sum((folder / name).stat().st_size for name in set(read_json(index)["weight_map"].values()))
+        write_json(index, read_json(index) | {"metadata": {"total_size": size}})
+    config = read_json(folder / "config.json")
+    original = read_json(start / "config.json")
+    config["dtype"] = original.get("dtype", original.get("torch_dtype"))
+    write_json(folder / "config.json", config)
 
 
 def convert(exported: Path, start: Path, target: Path, end_of_turn: str) -> None:
     """Fill the empty folder `target` from a checkpoint's export, and verify it."""
     if not (exported / "config.json").is_file():
         raise Failure(f"{exported} has no config.json; train that step again")
-    tensors(exported)
+    found = tensors(exported)
     for path in sorted(exported.iterdir()):
         if path.name not in TOKENIZER_FILES and path.suffix in (".safetensors", ".json"):
             shutil.copyfile(path, target / path.name)
-    for name in sorted(TOKENIZER_FILES):
-        if (start / name).is_file():
-            shutil.copyfile(start / name, target / name)
-    name_end_of_turn(target, end_of_turn)
+    # nemo-automodel leaves the generation config out.
+    if (start / "generation_config.json").is_file() and not (target / "generation_config.json").is_file():
+        shutil.copyfile(start / "generation_config.json", target / "generation_config.json")
+    recast(target, found, start)
+    name_end_of_turn(target, copy_tokenizer(start, target, end_of_turn), end_of_turn)
     try:
         verify(target, start, end_of_turn)
     except Failure as failure:  # the scratch folder will be gone when the user reads this
@@ -171,7 +252,11 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what was removed once it was averaged")
     parser.add_argument("--exported", type=Path, help="that step as the engine's converter wrote it")
     parser.add_argument("--todo", action="store_true", help="print the steps that are not converted yet, and stop")
+    parser.add_argument("--merge", action="store_true", help="also merge adapters into their base (or: MERGE=1)")
     args, recipe, paths = recipes.open_run(parser)
+    lora, merge = "LORA_RANK" in recipe, args.merge or os.environ.get("MERGE") == "1"
+    if merge and not lora:
+        usage(f"recipe {args.model} trains no adapter; leave out MERGE=1 (--merge)")
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
     saved = saved_steps(recipe["ENGINE"], paths.train / "checkpoints")
@@ -188,29 +273,49 @@ def main() -> None:
             demand_saved(step)
     train = read_done(paths.train, f"run: make train {again}")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import adapter as adapters  # which uses what is above
+
     for step in steps:
-        started = time.time()
         target = paths.convert / f"step_{step}"
         # Not only what was trained on but this very training: one that was done over has other checkpoints.
         inputs = train["inputs"] | {"train": sha256(paths.train / "DONE"), "step": str(step)}
+        kept = None if target.is_dir() else gone.get(target.name)
         if is_done(target, keys, inputs):
             if not args.todo:
                 log(f"convert: step {step} is already there")
-            continue
-        kept = None if target.is_dir() else gone.get(target.name)
-        if kept and kept["recipe"] == keys and kept["inputs"] == inputs:
+        elif kept and kept["recipe"] == keys and kept["inputs"] == inputs:
             if not args.todo:
                 log(f"convert: step {step} is averaged and was removed; --step {step} --again makes it again")
+        else:
+            demand_saved(step)
+            if args.todo:
+                print(step)
+                continue
+            started = time.time()
+            exported = export_of(recipe, saved[step], args.exported)
+            with new_folder(target) as part:
+                if lora:
+                    adapters.convert(exported, recipe, paths, part)
+                else:
+                    convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
+                write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
+            log(f"convert: step {step} in {target}, verified")
+        if not merge:
             continue
-        demand_saved(step)
-        if args.todo:
+        merged = target.with_name(f"{target.name}-merged")
+        inputs |= {"adapter": sha256(target / "DONE")}
+        if is_done(merged, keys, inputs):
+            if not args.todo:
+                log(f"convert: step {step} is merged already")
+        elif args.todo:
             print(step)
-            continue
-        exported = export_of(recipe, saved[step], args.exported)
-        with new_folder(target) as part:
-            convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
-            write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
-        log(f"convert: step {step} in {target}, verified")
+        else:
+            started = time.time()
+            with new_folder(merged) as part:
+                differ = adapters.merge(target, recipe, paths, part)
+                facts = {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
+                write_done(part, keys, inputs, **facts, **describe(part))
+            log(f"convert: step {step} merged in {merged}, verified: logits differ by {differ:.1e} of their size")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
     number = {k: float(recipe[k]) for k in ("LR", "MIN_LR", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_EPS", "CLIP_GRAD")}
     steps, seed = int(recipe["STEPS"]), int(recipe["SEED"])
     dtype, lora = recipe["DTYPE"], "LORA_RANK" in recipe
+    processes = int(recipe["NODES"]) * int(recipe["GPUS_PER_NODE"])
     shuffle, packing = recipe.get("SHUFFLE", "true") == "true", recipe["PACKING"] == "true"
     checkpoint: dict[str, Any] = {
         "enabled": True,
@@ -71,8 +72,8 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
             "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_pretrained",
             "pretrained_model_name_or_path": str(paths.start),
             # What is trained is held in float32, whatever it is computed in: at 5e-6 most of an update is below
-            # bfloat16's resolution. Only a base that adapters leave alone need not be.
-            "torch_dtype": dtype if lora else "float32",
+            # bfloat16's resolution. Only a base that adapters leave alone need not be; but FSDP wants one type.
+            "torch_dtype": dtype if lora and processes == 1 else "float32",
             "attn_implementation": "sdpa",
         },
         **({"peft": adapter(recipe)} if lora else {}),
@@ -91,7 +92,7 @@ def render(recipe: recipes.Recipe, paths: recipes.Paths, resume: Path | None = N
                 "cast_forward_inputs": False,
             },
             # One process is not sharded, and what is not sharded has no policy: autocast stands in for it.
-            "autocast_dtype": None if dtype == "float32" else dtype,
+            "autocast_dtype": dtype if processes == 1 and dtype != "float32" else None,
         },
         "loss_fn": {"_target_": "nemo_automodel.components.loss.masked_ce.MaskedCrossEntropy"},
         "dataset": {
@@ -143,9 +144,9 @@ def adapter(recipe: recipes.Recipe) -> dict[str, Any]:
         "dropout": float(recipe["LORA_DROPOUT"]),
         "dropout_position": "pre",  # as in the peft library, which the adapter is for
         "lora_A_init": "xavier",
-        "lora_dtype": "float32",
+        "lora_dtype": "float32",  # see keep_adapters_wide
         "use_memory_efficient_lora": True,
-        "use_triton": recipe["DEVICE"] == "gpu",
+        "use_triton": False,  # its kernels want the activations' type, and are left out with float32
     }
 
 
@@ -211,6 +212,27 @@ def without_cuda() -> None:
     auto_model.apply_model_infrastructure = lambda *a, **k: real(*a, **{**k, "device": torch.device("cpu")})
 
 
+def keep_adapters_wide() -> None:
+    """Make lora_dtype hold: nemo-automodel 0.7.0 casts adapters to the base's type when it initialises them.
+
+    (components/checkpoint/checkpointing.py:1561-1585.) Done before the optimizer and a checkpoint see them. Sharded
+    models need it not: all of them is in float32.
+    """
+    import torch
+    from nemo_automodel.recipes.llm import train_ft
+
+    build = train_ft.build_model
+
+    def widened(*args: Any, **options: Any) -> Any:
+        model = build(*args, **options)
+        for parameter in model.parameters():
+            if parameter.requires_grad and parameter.dtype != torch.float32:
+                parameter.data = parameter.data.float()
+        return model
+
+    train_ft.build_model = widened
+
+
 def whole_steps() -> None:
     """Make nemo-automodel's scheduler take what a data loader of PackedSteps gives as all micro-batches of a step.
 
@@ -253,6 +275,8 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
     packing = config["dataset"]["_target_"] == "packed.PackedSteps"
     if packing:
         whole_steps()
+    if "peft" in config:
+        keep_adapters_wide()
     build = train_ft.build_metric_logger
 
     def write_through(path: Path, **options: Any) -> Any:
@@ -262,13 +286,12 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
         return logger
 
     train_ft.build_metric_logger = write_through
-    computed = getattr(torch, config["distributed"]["autocast_dtype"] or "float32")
+    autocast = config["distributed"]["autocast_dtype"]
 
-    def precision() -> torch.autocast:
-        """The engine's own _autocast_context asks for its device's type, and has no device on a CPU."""
-        return torch.autocast(
-            "cuda" if torch.cuda.is_available() else "cpu", computed, enabled=computed != torch.float32
-        )
+    def precision() -> AbstractContextManager[Any]:
+        """As the engine's _autocast_context, which its own step does not use, and which knows no CPU."""
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.autocast(device, getattr(torch, autocast)) if autocast else nullcontext()
 
     end, limit = float(os.environ.get("LINK_END") or "inf"), int(os.environ.get("LINK_STEPS") or "0")
 
@@ -280,7 +303,7 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
                 batch = dict(batch)
                 documents = batch.pop("documents").to(self.dist_env.device)
                 batch["attention_mask"] = block_causal(documents)
-            with precision() if self.dist_env.world_size == 1 else nullcontext():
+            with precision():
                 super()._forward_backward_step(idx, batch, **options)
 
         def log_train_metrics(self, data: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import random
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,12 @@ RECIPE = {
     "ROUNDS": "1", "ENGINE": "automodel", "DEVICE": "cpu", "DTYPE": "float32", "BASE_MODEL": "acme/Little-Llama",
     "BASE_SOURCE": "hub", "BASE_REVISION": "none", "CHAT": "llama3", "LR": "3e-3", "MIN_LR": "3e-4", "TP": "1",
     "CP": "1", "PP": "1", "EP": "1", "NODES": "1", "GPUS_PER_NODE": "1", "SEED": "7", "LR_SCHEDULE": "constant",
-    "WARMUP": "2", "WARMUP_INIT": "0", "WEIGHT_DECAY": "0.01", "ADAM_BETA1": "0.9", "ADAM_BETA2": "0.98",
+    "WARMUP": "0", "WARMUP_INIT": "0", "WEIGHT_DECAY": "0.01", "ADAM_BETA1": "0.9", "ADAM_BETA2": "0.98",
     "ADAM_EPS": "1e-8", "CLIP_GRAD": "1.0", "DATASET": "little", "DATASET_SOURCE": "hub", "DATASET_REVISION": "none",
     "SCHEMA": "nemotron", "VARIANT": "corrected", "CURATE_FILES": "chat", "CURATE_USED_IN": "nano",
     "CURATE_MAX_TOKENS": "96", "CURATE_MAX_COMPLETION": "96", "CURATE_ROWS": "0", "CURATE_TAKE": "random",
     "CURATE_CHUNK": "1", "CURATE_VAL_ROWS": "0", "CURATE_DEDUPLICATE": "false", "CURATE_DECONTAMINATE": "none",
-    "SHUFFLE": "false", "START_FROM": "base", "SEQ_LEN": "96", "PACKING": "false", "GLOBAL_BATCH": "6",
+    "SHUFFLE": "false", "START_FROM": "base", "SEQ_LEN": "200", "PACKING": "false", "GLOBAL_BATCH": "6",
     "MICRO_BATCH": "1", "STEPS": "9", "SAVE_EVERY": "4", "AVERAGE_STEPS": "9", "ACTIVATION_CHECKPOINTING": "false",
 }  # fmt: skip
 LORA = {
@@ -65,10 +64,8 @@ def tokenizer(texts: list[str]) -> Any:
 
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer, inner.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    inner.train_from_iterator(
-        texts, trainers.BpeTrainer(vocab_size=320, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False)
-    )
+    options = {"special_tokens": SPECIAL, "initial_alphabet": pre_tokenizers.ByteLevel.alphabet()}
+    inner.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=320, show_progress=False, **options))
     inner.post_processor = processors.TemplateProcessing(f"{BOS} $A", special_tokens=[(BOS, inner.token_to_id(BOS))])
     found = PreTrainedTokenizerFast(
         tokenizer_object=inner, bos_token=BOS, eos_token=END_OF_TURN, clean_up_tokenization_spaces=False
@@ -121,7 +118,3 @@ def little(repo: Repo, rows: int = 40) -> Repo:
         repo.work / "data/little/round1", AutoTokenizer.from_pretrained(repo.work / "models/Little-Llama"), talks
     )
     return repo
-
-
-if __name__ == "__main__":
-    little(Repo(Path(sys.argv[1])))

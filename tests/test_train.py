@@ -154,14 +154,45 @@ def test_resuming_on_other_inputs_is_refused(finished: Repo) -> None:
     failed(finished.call("scripts/submit.sh", "train", "mini", "1"), "make data MODEL=mini ROUND=1")
 
 
-def test_the_configuration_is_the_recipe(prepared: Repo) -> None:
-    """Golden file: everything the engine is told for tiny, with WORK in place of the folder."""
-    r = recipe.load("tiny", "1")
-    config = train.render(r, recipe.Paths("/WORK", "tiny", "1", r))
-    golden = ROOT / "tests/golden/tiny.automodel.yaml"
+GOLDEN = ("tiny", "reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
+
+
+@pytest.mark.parametrize("model", GOLDEN)
+def test_the_configuration_is_the_recipe(prepared: Repo, model: str) -> None:
+    """Golden files: everything the engine is told, with WORK in place of the folder."""
+    r = recipe.load(model, "1")
+    config = train.render(r, recipe.Paths("/WORK", model, "1", r))
+    golden = ROOT / "tests/golden" / ("tiny.automodel.yaml" if model == "tiny" else f"{model}.round1.automodel.yaml")
     assert yaml.safe_load(golden.read_text()) == config
-    shown = prepared.stage("train", "tiny", "--render")
+    shown = prepared.stage("train", model, "--render")
     assert yaml.safe_load(ok(shown).replace(str(prepared.work), "/WORK")) == config
+
+
+@pytest.mark.parametrize("model", GOLDEN)
+def test_the_engine_knows_every_key_of_the_configuration(model: str) -> None:
+    """Its typed sections are built of it: they refuse a name or a value that they do not know."""
+    import torch
+    from nemo_automodel.components.config import loader
+    from nemo_automodel.recipes._dist_utils import parse_distributed_section
+    from nemo_automodel.recipes._typed_config import RecipeConfig
+
+    r = recipe.load(model, "1")
+    loader.set_enable_user_modules(True)
+    node = loader.ConfigNode(train.render(r, recipe.Paths("/WORK", model, "1", r)))
+    config = RecipeConfig(node)
+    assert config.step_scheduler.global_batch_size == int(r["GLOBAL_BATCH"])
+    assert config.dataloader.shuffle is (r.get("SHUFFLE", "true") == "true")
+    assert config.checkpoint.save_consolidated == "every" and config.loss_fn.build() is not None
+    distributed = parse_distributed_section(node.distributed.to_dict())
+    assert distributed["tp_size"] == int(r["TP"])
+    assert distributed["activation_checkpointing"] is (r.get("ACTIVATION_CHECKPOINTING") == "true")
+    policy = distributed["strategy_config"].mp_policy
+    assert (policy.param_dtype, policy.reduce_dtype) == (getattr(torch, r["DTYPE"]), torch.float32)
+    if "LORA_RANK" in r:
+        lora = config.peft.instantiate()
+        assert (lora.dim, lora.alpha, lora.dropout, lora.dropout_position) == (
+            int(r["LORA_RANK"]), int(r["LORA_ALPHA"]), float(r["LORA_DROPOUT"]), "pre"
+        )  # fmt: skip
 
 
 def test_learning_rate_follows_the_recipe(trained: Repo) -> None:
