@@ -14,5 +14,6 @@ case $ENGINE in
         open_venv
         "$VENV/bin/python" "$ROOT/python/train.py" "$1" "$2" --work "$WORK" --render
         ;;
+    nemo2) python3 "$ROOT/python/nemo2.py" "$1" "$2" --work "$WORK" --render ;;
     *) die "the configuration of engine $ENGINE is not here yet; show the recipe without ENGINE_CONFIG" ;;
 esac
