@@ -580,9 +580,9 @@ def markdown(made: dict[str, Any]) -> str:
     facts = [
         f"# LoRA of rank {r['rank']} on {made['gpu']}",
         "",
-        f"{shape['parameters']:,} parameters with random weights, {shape['adapter_parameters']:,} of an adapter; sequences "
-        f"of {r['seq_len']:,}, rows of {r['mean_length']:,.0f} tokens on average ({r['mean_length_source']}), bfloat16; "
-        f"median of {r['steps']} steps of {r['bins']} sequences after {r['warmup']}.",
+        f"{shape['parameters']:,} parameters with random weights, {shape['adapter_parameters']:,} of an adapter; "
+        f"sequences of {r['seq_len']:,}, rows of {r['mean_length']:,.0f} tokens on average "
+        f"({r['mean_length_source']}); median of {r['steps']} steps of {r['bins']} sequences after {r['warmup']}.",
         "",
         head,
         "|" + "---|" * len(rows[0]),
