@@ -96,8 +96,8 @@ def memory(shape: Shape, recipe: Recipe, layout: Layout, micro_batches: int) -> 
     nemo2: as megatron, but gradients in float32 (bf16_mixed sets grad_reduce_in_fp32: NeMo 8cfedd7
     nemo/collections/llm/recipes/precision/mixed_precision.py).
     LoRA: the model's weights are frozen, in bfloat16 (by FSDP, which wants one type: float32); gradients and optimizer
-    are those of the adapter, by the same rules. What each layer keeps stays: A's gradient needs the same input that the frozen
-    weight's would have; A's output comes on top, LORA_RANK a token and target. The adapter is not split here by TP.
+    are those of the adapter, by the same rules. What each layer keeps stays: A's gradient needs the same input that the
+    frozen weight's would have; A's output comes on top, LORA_RANK a token and target. The adapter is not split by TP.
     """
     tp, pp, ep, shard = layout.tp, layout.pp, layout.ep, layout.dp * layout.cp
     expert_shard = max(1, layout.gpus // (pp * ep))
@@ -147,9 +147,10 @@ def disk(shape: Shape, recipe: Recipe, paths: Paths, data: int) -> dict[str, Any
 
     A checkpoint: bfloat16 weights and the optimizer's 12 bytes a parameter (Megatron's torch_dist holds both; taken
     from what the optimizer keeps, not measured); fsdp: float32 weights and moments, 12; nemo-automodel: weights twice,
-    sharded and consolidated, and two moments, all in float32. Kept: one at every SAVE_EVERY, the last one, and one of a link
-    that ran out of time (NeMo-RL with keep_top_k=null keeps all; superseded ones of a time-out are removed here). HF
-    exports and their average: one DTYPE number a parameter. Base: its download, and for megatron its converted copy.
+    sharded and consolidated, and two moments, all in float32. Kept: one at every SAVE_EVERY, the last one, and one of
+    a link that ran out of time (NeMo-RL with keep_top_k=null keeps all; superseded ones of a time-out are removed
+    here). HF exports and their average: one DTYPE number a parameter. Base: its download, and for megatron its
+    converted copy.
     NeMo 2.0 keeps the last checkpoint, and as published those of the lowest loss: two of the reasoning notebook, one of
     the others (python/nemo2.py, save_top_k). LoRA: checkpoints and exports hold the adapter alone; nemo-automodel
     writes it once, with two moments. A run that ends with its one converted step (recipe.Paths.final) makes no average.

@@ -1,13 +1,15 @@
 """Show rows as the trainer of the recipe's engine sees them, and judge what makes reproductions fail.
 
     python python/inspect_rows.py tiny 1 --work work              # the first three rows
-    python python/inspect_rows.py tiny 1 --work work --row 17     # one row, and the batch that begins with it
+    python python/inspect_rows.py tiny 1 --work work --row 17     # one row, and the batch that begins with it or,
+                                                                  # where the file's order is kept, its step
     python python/inspect_rows.py tiny 1 --work work --row 17 --full
 
 Of each row: its text and token ids, which of them carry loss, which are special, what its length does to it. Of a
 batch: padding or packing, boundaries and position ids. Then a verdict each, ok, WARNING or WRONG, on files, BOS, end
-of turn, EOS, template, RoPE and length. Reads WORK/data/<dataset>/round<N>/all.jsonl and the model that training starts
-from; writes nothing. Exit status 1 when something is WRONG. NO_COLOR=1 gives brackets on a terminal, too.
+of turn, EOS, template, RoPE and length. Reads the rows that training reads (WORK/data/<dataset>/round<N>/all.jsonl, or
+what the recipe's SCHEMA has in its place) and the model that it starts from; writes nothing. Exit status 1 when
+something is WRONG. NO_COLOR=1 gives brackets on a terminal, too.
 """
 
 import os
@@ -26,6 +28,7 @@ from verdicts import WRONG, Row, Verdict
 SHOWN = 3  # rows, unless one is asked for
 BATCH = 64  # rows of a global batch, at most, that are put together and judged
 HEAD, TAIL = 120, 60  # tokens that are shown of a longer prompt or answer
+STEP = 1024  # and of a step whose rows are packed in their order
 BINS, MEMBERS = 6, 12  # bins or micro batches of a batch, and rows of either, that are shown
 LONGEST = 16  # lines, by bytes, among which the row with the most tokens is looked for
 WIDTH = 116
@@ -218,21 +221,62 @@ def multiple(recipe: recipes.Recipe) -> int:
     return 2 * int(recipe["CP"]) * int(recipe["TP"])
 
 
-def show_packed(recipe: recipes.Recipe, rows: Sequence[Row], full: bool) -> None:
-    """Bins as the engine makes them of a global batch: of automodel see packed.py.
+def in_order(recipe: recipes.Recipe) -> bool:
+    """Whether a step trains on rows that stand together in the file: nemo-automodel with SHUFFLE=false."""
+    return recipe["ENGINE"] == "automodel" and recipe.get("SHUFFLE", "true") == "false"
 
-    NeMo-RL: 7ea279a nemo_rl/distributed/batched_data_dict.py:591-660. Each row is padded, with id 0, and the position
-    ids start again at each padded boundary: none are handed over (nemo_rl/models/megatron/data.py:559-561, 1084),
-    Megatron counts from the last in cu_seqlens (Megatron-LM 00c51e1
-    megatron/core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_thd).
+
+def show_filled(recipe: recipes.Recipe, rows: Sequence[Row], full: bool, asked: int | None) -> None:
+    """Bins as packed.py makes them of a step's rows, which stay in their order.
+
+    No row is padded and no bin: it is as long as its rows. Position ids start again with each row, and a mask keeps it
+    from the others. asked: the number of the row that the bin of is shown in any case.
     """
-    ours = recipe["ENGINE"] == "automodel"  # in the rows' order, MICRO_BATCH=1
-    unit, dp, batch = 1 if ours else multiple(recipe), replicas(recipe), int(recipe["GLOBAL_BATCH"])
+    dp, batch, capacity = replicas(recipe), int(recipe["GLOBAL_BATCH"]), int(recipe["SEQ_LEN"])
+    lengths = [row.view.positions for row in rows]
+    bins = fill(lengths, capacity)
+    whole = len(rows) == batch
+    if whole:
+        try:
+            bins = deal(bins, dp)
+        except ValueError as error:
+            print(f"  training stops at these rows: {error}")
+            return
+    used = sum(lengths) / (len(bins) * capacity)
+    print(
+        f"  {len(bins)} bins of at most SEQ_LEN={capacity:,} tokens, {used:.1%} of them used; "
+        "rows in their order, next to each other without padding, each attends to itself alone"
+    )
+    if not whole:
+        print(f"  training packs all {batch:,} rows at once, into as many bins for each of {dp:,} replicas")
+    for number, members in enumerate(bins, 1):
+        numbers = [rows[i].number for i in members]
+        if not full and number > BINS and asked not in numbers:
+            continue
+        ends = [sum(lengths[i] for i in members[:n]) for n in range(len(members) + 1)]
+        whose = f" (replica {(number - 1) % dp})" if whole and dp > 1 else ""
+        print(f"  bin {number}{whose}: {len(members)} rows, {ends[-1]:,} tokens, {capacity - ends[-1]:,} free")
+        print(f"    rows          {listed(numbers, full)}")
+        print(f"    tokens        {listed([lengths[i] for i in members], full)}")
+        print(f"    boundaries    {listed(ends, full)}")
+        print(f"    position ids  {listed([f'0..{lengths[i] - 1}' for i in members], full)}")
+    if len(bins) > BINS and not full:
+        print(f"  … {len(bins) - BINS} more bins")
+
+
+def show_packed(recipe: recipes.Recipe, rows: Sequence[Row], full: bool) -> None:
+    """Bins as NeMo-RL makes them of a global batch (7ea279a nemo_rl/distributed/batched_data_dict.py:591-660).
+
+    Each row is padded, with id 0, and the position ids start again at each padded boundary: none are handed over
+    (nemo_rl/models/megatron/data.py:559-561, 1084), Megatron counts from the last in cu_seqlens
+    (Megatron-LM 00c51e1 megatron/core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_thd).
+    """
+    unit, dp, batch = multiple(recipe), replicas(recipe), int(recipe["GLOBAL_BATCH"])
     capacity = int(recipe["SEQ_LEN"]) * int(recipe["MICRO_BATCH"])
-    lengths = [row.view.positions if ours else len(row.view.ids) for row in rows]
+    lengths = [len(row.view.ids) for row in rows]
     padded = [-(-length // unit) * unit for length in lengths]
     try:
-        bins = (fill if ours else pack)(padded, capacity)
+        bins = pack(padded, capacity)
     except ValueError as error:
         print(f"  training stops at these rows: {error}")
         return
@@ -240,9 +284,9 @@ def show_packed(recipe: recipes.Recipe, rows: Sequence[Row], full: bool) -> None
     if whole:
         bins = deal(bins, dp)
     used, room = sum(lengths), len(bins) * capacity
-    pads = "no row is padded" if ours else f"each row padded with id 0 to a multiple of 2*CP*TP={unit}"
     print(
-        f"  {len(bins)} bins of at most SEQ_LEN*MICRO_BATCH={capacity:,} tokens, {used / room:.1%} of them used; {pads}"
+        f"  {len(bins)} bins of at most SEQ_LEN*MICRO_BATCH={capacity:,} tokens, {used / room:.1%} of them used; "
+        f"each row padded with id 0 to a multiple of 2*CP*TP={unit}"
     )
     if not whole:
         print(f"  training packs all {batch:,} rows at once, into a multiple of {dp:,} bins: as many for each replica")
@@ -296,18 +340,21 @@ def show_padded(recipe: recipes.Recipe, rows: Sequence[Row], tokenizer: Any, ful
         print(f"  … {len(groups) - BINS} more micro batches")
 
 
-def shuffled(recipe: recipes.Recipe) -> bool:
-    return recipe.get("SHUFFLE", "true") == "true"
-
-
-def show_batch(recipe: recipes.Recipe, rows: Sequence[Row], tokenizer: Any, full: bool) -> None:
+def show_batch(
+    recipe: recipes.Recipe, rows: Sequence[Row], tokenizer: Any, full: bool, asked: int | None = None
+) -> None:
+    """The rows that train in one step, as far as they are read; in a shuffled run, such as might."""
     batch = int(recipe["GLOBAL_BATCH"])
     part = "a global batch" if len(rows) == batch else f"{len(rows)} of the {batch:,} of a global batch"
-    order = "in the file's order, " + ("which training shuffles" if shuffled(recipe) else "as training takes them")
-    print(f"\nbatch: rows {rows[0].number:,}..{rows[-1].number:,}, {part}, {order}")
+    order = "which training shuffles"
+    if in_order(recipe):
+        order = f"which training keeps: step {(rows[0].number - 1) // batch + 1:,}"
+    print(f"\nbatch: rows {rows[0].number:,}..{rows[-1].number:,}, {part}, in the file's order, {order}")
     sound = [row for row in rows if not row.fault]
     if not sound:
         print("  training stops at these rows")
+    elif recipe["PACKING"] == "true" and recipe["ENGINE"] == "automodel":
+        show_filled(recipe, sound, full, asked)
     elif recipe["PACKING"] == "true":
         show_packed(recipe, sound, full)
     else:
@@ -325,7 +372,8 @@ def main() -> None:
     again = f"MODEL={args.model} ROUND={args.round}"
     engine, path = recipe["ENGINE"], paths.rows
     if engine not in VIEWS:
-        raise Failure(f"engine {engine} is not here yet; inspect a recipe of engine {' or '.join(VIEWS)}")
+        other = f"ROUND={recipe['DATA_ROUND']}, the same rows" if "DATA_ROUND" in recipe else "round 1"
+        raise Failure(f"what engine {engine} makes of a row is not shown here; inspect {other} on engine automodel")
     if args.row is not None and not recipes.positive(args.row):
         usage(f"ROW={args.row} is not a row's number; count from 1")
     read_done(paths.data, f"run: make data {again}")
@@ -345,8 +393,15 @@ def main() -> None:
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair is shown, not stumbled over
     first = int(args.row) - 1 if args.row else 0
-    batch = min(int(recipe["GLOBAL_BATCH"]), BATCH)
-    rows = [read_row(dataset, engine, index) for index in range(first, min(first + max(batch, SHOWN), total))]
+    batch = int(recipe["GLOBAL_BATCH"])
+    # Where the order is kept, the step that the row is of, whole: its bins depend on all of them.
+    start = first // batch * batch if in_order(recipe) else first
+    batch = min(batch, STEP if in_order(recipe) and recipe["PACKING"] == "true" else BATCH)
+    places = sorted({*range(first, min(first + SHOWN, total)), *range(start, min(start + batch, total))})
+    read = {index: read_row(dataset, engine, index) for index in places}
+    rows = list(read.values())
+    shown_ = [read[index] for index in places if index >= first][: 1 if args.row else SHOWN]
+    members = [read[index] for index in places if start <= index < start + batch]
     long = (read_row(dataset, engine, index) for index in longest_lines(dataset))
     longest = max([*rows, *long], key=lambda row: row.tokens)
 
@@ -355,9 +410,9 @@ def main() -> None:
     print(f"engine: {engine}; prompt and answer tokenized apart, {RULES[engine]}")
     legend: list[Span] = [("carries loss", True, "text"), (", ", False, "text"), ("special token", False, "special")]
     print(f"marks: {paint(legend, colours)}")
-    for row in rows[: 1 if args.row else SHOWN]:
+    for row in shown_:
         show_row(row, total, dataset, args.full, colours)
-    show_batch(recipe, rows[:batch], tokenizer, args.full)
+    show_batch(recipe, members, tokenizer, args.full, first + 1)
 
     config = read_json(paths.start / "config.json")
     judges: dict[str, Callable[[], Verdict]] = {
@@ -365,11 +420,11 @@ def main() -> None:
         "BOS": lambda: verdicts.judge_bos(tokenizer, config, rows),
         "end of turn": lambda: verdicts.judge_end(tokenizer, rows, dataset.end_of_turn),
         "EOS": lambda: verdicts.judge_eos(tokenizer, paths.start, config, dataset.end_of_turn),
-        "template": lambda: verdicts.judge_template(tokenizer, rows),
+        "template": lambda: verdicts.judge_template(tokenizer, rows, recipe["CHAT"]),
         "RoPE": lambda: verdicts.judge_rope(recipe, paths.start, longest, again),
         "length": lambda: verdicts.judge_length(recipe, rows, longest),
     }
-    print(f"\nverdicts, of rows {first + 1:,}..{first + len(rows):,} and the longest of {total:,}")
+    print(f"\nverdicts, of rows {places[0] + 1:,}..{places[-1] + 1:,} and the longest of {total:,}")
     wrong = []
     for subject, judge in judges.items():
         level, sentence = judge()

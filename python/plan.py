@@ -144,7 +144,7 @@ def assumed(recipe: recipes.Recipe, rows: int | None, again: str) -> Data:
     splits = recipe["SPLITS"].split(",")
     filtered = recipe["FILTER_SPLITS"].split(",")
     known = recipe["DATASET"].endswith("/OpenMathReasoning")
-    batch, seq_len = int(recipe["GLOBAL_BATCH"]), int(recipe["SEQ_LEN"])
+    seq_len = int(recipe["SEQ_LEN"])
     notes, source = [], "the prepared data"
     tokens = {s: ASSUMED_TOKENS for s in splits}
     for split in set(filtered) & {"cot", "tir"}:

@@ -14,12 +14,22 @@ import recipe as recipes
 from dataset import View
 from lib import Failure, read_json
 from model import rope_of
-from openmath import END_OF_TURN
+from openmath import ENDS
 
 OK, WARNING, WRONG = "ok", "WARNING", "WRONG"
 Verdict = tuple[str, str]
 Message = dict[str, str]
-TURN = re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL)
+# By the recipe's CHAT: what stands before all turns, a turn, and how the prompt opens the answer.
+FORMS = {
+    "chatml": ("", re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL), "<|im_start|>assistant\n"),
+    "llama3": (
+        "<|begin_of_text|>",
+        re.compile(r"<\|start_header_id\|>(\w+)<\|end_header_id\|>\n\n(.*?)<\|eot_id\|>", re.DOTALL),
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    ),
+}
+# What Llama 3.1's template writes before a system message, also where there is none.
+DATED = re.compile(r"Cutting Knowledge Date: [^\n]*\nToday Date: ([^\n]*)\n\n")
 
 
 @dataclass(frozen=True)
@@ -91,6 +101,8 @@ def judge_bos(tokenizer: Any, config: dict[str, Any], rows: Sequence[Row]) -> Ve
             f"{named(bare)}: no {token} at the start, where {who} one for a server; "
             "serve without it, or write it into the text"
         )
+    if expected and (inner := [row for row, count in found if row.view.ids.count(bos) > count]):
+        return WRONG, f"{named(inner)}: a {token} that is not at the start; take it out of the text"
     if expected:
         return OK, f"one {token} at the start of each of {len(rows)} rows, as servers will put it there"
     return OK, f"no {token} at the start of {len(rows)} rows, and neither tokenizer nor template puts one there"
@@ -159,13 +171,21 @@ def render(tokenizer: Any, messages: list[Message], prompt: bool) -> str:
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
 
 
-def turns(prompt: str) -> list[Message] | None:
-    """The messages that a ChatML prompt was rendered from; None when it is not turns and the head of an answer."""
-    messages, end = [], 0
-    while match := TURN.match(prompt, end):
+def turns(prompt: str, chat: str = "chatml") -> list[Message] | None:
+    """The messages that a prompt was rendered from; None when it is not turns of that form and the head of an answer.
+
+    Of Llama 3.1's system message the dates that its template writes are left out: it will write them again.
+    """
+    start, turn, opening = FORMS[chat]
+    messages, end = [], len(start)
+    while match := turn.match(prompt, end):
         messages.append({"role": match[1], "content": match[2]})
         end = match.end()
-    return messages if messages and prompt[end:] == "<|im_start|>assistant\n" else None
+    if not messages or not prompt.startswith(start) or prompt[end:] != opening:
+        return None
+    if chat == "llama3" and messages[0]["role"] == "system":
+        messages[0]["content"] = DATED.sub("", messages[0]["content"], count=1)
+    return messages
 
 
 def difference(row: str, template: str) -> str | None:
@@ -176,19 +196,24 @@ def difference(row: str, template: str) -> str | None:
     return f"at character {at} the row has {row[at : at + 24]!r}, the template {template[at : at + 24]!r}"
 
 
-def judge_template(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
-    """Whether the rows are what the tokenizer's chat template renders of their turns: what servers send and stop at."""
+def judge_template(tokenizer: Any, rows: Sequence[Row], chat: str) -> Verdict:
+    """Whether the rows are what the tokenizer's chat template renders of their turns: what servers send and stop at.
+
+    chat: the recipe's CHAT.
+    """
     from jinja2 import TemplateError
 
+    if chat == "none":
+        return OK, "CHAT=none: the rows are plain text, and no server is to render a template; send prompts as they are"
     if not tokenizer.chat_template:
         return WARNING, "the tokenizer has no chat template; give servers one that renders the rows' prompts"
     other = []
     for row in rows:
-        messages = turns(row.prompt)
+        messages = turns(row.prompt, chat)
         if messages is None:
             other.append(row)
             continue
-        reply = {"role": "assistant", "content": row.answer.removesuffix("\n").removesuffix(END_OF_TURN)}
+        reply = {"role": "assistant", "content": row.answer.removesuffix("\n").removesuffix(ENDS[chat])}
         try:
             found = difference(row.prompt, render(tokenizer, messages, True))
             found = found or difference(row.prompt + row.answer, render(tokenizer, [*messages, reply], False))
@@ -200,7 +225,8 @@ def judge_template(tokenizer: Any, rows: Sequence[Row]) -> Verdict:
                 f"row {row.number:,}: {found}; servers would send other text than was trained on: mend one",
             )
     if other:
-        return WARNING, f"{named(other)}: the prompt is not ChatML turns, so it was not compared; compare it by hand"
+        name = {"chatml": "ChatML", "llama3": "Llama 3's"}[chat]
+        return WARNING, f"{named(other)}: the prompt is not {name} turns, so it was not compared; compare it by hand"
     return OK, f"{len(rows)} rows are what the tokenizer's chat template renders of their turns"
 
 

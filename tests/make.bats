@@ -24,7 +24,12 @@ golden() {
     [ "$status" -eq 0 ]
     stages=$(grep -oE '^  (data|sft-data|report|inspect|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
     [ "$stages" = datasft-datareportinspectmodeltrainconvertaverageevalresults ]
-    [[ $output == *"models: llama31-8b qwen1.5b qwen14b qwen3-30b-a3b qwen3-8b qwen32b qwen7b tiny"* ]]
+    models=$(sed -n 's/^models: //p' <<<"$output")
+    [ "$models" = "$(python3 python/recipe.py --models | paste -sd ' ')" ]
+    for model in llama3-lora llama3-sft llama31-8b qwen1.5b qwen14b qwen3-30b-a3b qwen3-8b qwen32b qwen7b reasoning-full \
+        reasoning-lora tiny; do
+        [[ " $models " == *" $model "* ]]
+    done
 }
 
 @test "every target of the help exists, and has a script or a job" {
@@ -66,10 +71,48 @@ golden() {
     run make -s show MODEL=tiny ENGINE_CONFIG=1 WORK="$TMP/w"
     [ "$status" -eq 0 ]
     [[ $output == *$'\nstep_scheduler:\n'* ]]
-    run make -s show MODEL=reasoning-lora ROUND=published ENGINE_CONFIG=1 WORK="$TMP/w"
+    run make -s show MODEL=reasoning-lora ROUND=nemo2 ENGINE_CONFIG=1 WORK="$TMP/w"
     [ "$status" -eq 0 ]
-    [[ $output == *$'\n  _target_: "nemo.collections.llm.finetune"\n'* ]]
+    [[ $output == *'_target_: "nemo.collections.llm.import_ckpt"'* && $output == *"$TMP/w/runs/reasoning-lora/roundnemo2/"* ]]
+    run make -s show MODEL=llama3-lora ROUND=published ENGINE_CONFIG=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *'_target_: "nemo.collections.llm.'* ]]
     [ -z "$(ls "$TMP")" ]
+}
+
+@test "the tutorials' recipes: shown, planned and checked by what each round is" {
+    for round in 1 nemo2 published; do
+        for model in reasoning-lora reasoning-full llama3-sft llama3-lora; do
+            run make -s show MODEL="$model" ROUND="$round"
+            [ "$status" -eq 0 ]
+            [[ $output == *$'\nVARIANT='* ]]
+        done
+        run make -s plan MODEL=llama3-lora ROUND="$round" WORK="$TMP/w"
+        [ "$status" -eq 0 ]
+        [[ ${lines[0]} == "llama3-lora round $round: 1 x 1 h100, "* ]]
+        run make -s status MODEL=reasoning-lora ROUND="$round" WORK="$TMP/w"
+        [ "$status" -eq 0 ]
+        [[ $output == *"step 0/2000"* ]]
+    done
+    run make -s show MODEL=reasoning-lora ROUND=2
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: reasoning-lora has no round '2'; known rounds: 1 nemo2 published" ]]
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "gpu-bench: its help, its dry run, and a machine without a GPU" {
+    run scripts/gpu-bench.sh --help
+    [ "$status" -eq 0 ]
+    [[ ${lines[0]} == "gpu-bench.sh [OPTION...]: "* ]]
+    run "$VENV/bin/python" python/gpu_bench.py --help
+    [ "$status" -eq 0 ]
+    [[ $output == *usage* && $output == *"--settings"* ]]
+    ARGS="--settings 'sdpa,flash'" DRY_RUN=1 WORK="$TMP/w" PYTHON=/opt/python run scripts/gpu-bench.sh --steps 3
+    [ "$status" -eq 0 ]
+    [ "$output" = "/opt/python $ROOT/python/gpu_bench.py --work $TMP/w --settings sdpa\\,flash --steps 3" ]
+    ARGS="--settings 'sdpa" run scripts/gpu-bench.sh
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == "error: ARGS="*" has a quote that is not closed; close it" ]]
 }
 
 @test "dry run of the demo's chain, local" {

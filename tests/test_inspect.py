@@ -5,6 +5,7 @@ import os
 import pty
 import random
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +21,10 @@ import recipe as recipes
 from conftest import Repo, failed, ok
 from dataset import IGNORE, SftDataset, automodel_view, deal, nemo_rl_view, pack
 from lib import Failure
+from little import BOS, little, write_recipe
+from little import END_OF_TURN as TURN_END
+from little import RECIPE as LITTLE
 from openmath import END_OF_TURN
-from packed import PackedSteps
 from verdicts import difference, judge_eos, turns
 
 Inspect = Callable[..., tuple[str, str]]
@@ -364,9 +367,9 @@ def test_a_call_that_cannot_be_answered(prepared: Repo, repo: Repo, inspect: Ins
     (repo.work / "data").mkdir(parents=True)
     (repo.work / "data/mini").symlink_to(prepared.work / "data/mini")
     failed(repo.stage("inspect_rows"), "make model MODEL=mini ROUND=1", status=(1,))
-    # Only the tutorials have that engine.
-    repo.derive("tutorial", ENGINE="nemo2")
-    failed(repo.stage("inspect_rows", "tutorial"), "engine nemo2 is not here yet", status=(1,))
+    for round_, other in (("nemo2", "inspect ROUND=1, the same rows on"), ("published", "inspect round 1 on")):
+        refused = repo.call("scripts/inspect.sh", "llama3-lora", round_)
+        failed(refused, "what engine nemo2 makes of a row is not shown here", other, status=(1,))
     total = len(rows_of(prepared))
     output, error = inspect(prepared, "--row", total + 1)
     assert error.startswith(f"2: ROW={total + 1} is beyond the {total} rows") and not output
@@ -462,21 +465,6 @@ def test_nemo_rl_packs_a_global_batch(copy: Repo, inspect: Inspect) -> None:
     assert len(bins_of(short)) == 6 and f"… {len(bins) - 6} more bins" in short
 
 
-def test_automodel_packs_in_order(copy: Repo, inspect: Inspect) -> None:
-    """What is shown are the packs that a replica is given of a step."""
-    copy.derive("packed", PACKING="true", MICRO_BATCH=1, SHUFFLE="false")
-    out, error = inspect(copy, "--full", model="packed")
-    assert not error and "in the file's order, as training takes them" in out and "no row is padded" in out
-    tokenizer = AutoTokenizer.from_pretrained(copy.work / "models/mini")
-    steps = PackedSteps(str(data_file(copy)), 256, END_OF_TURN, 8, 1, False, 42, tokenizer)
-    packs = steps.batches(0)
-    bins = bins_of(out)
-    assert 1 < len(packs) < 8 and [number for rows, *_ in bins for number in rows] == list(range(1, 9))
-    for (_, tokens, boundaries, _), batch in zip(bins, packs, strict=True):
-        starts = [i for i, position in enumerate(batch["position_ids"][0].tolist()) if position == 0]
-        assert boundaries == [*starts, batch["input_ids"].shape[1]] and sum(tokens) == boundaries[-1]
-
-
 def test_nemo_rl_without_packing_pads_to_the_global_batch(copy: Repo, inspect: Inspect) -> None:
     copy.derive("rl", **NEMO_RL | {"PACKING": "false", "CP": 1, "MICRO_BATCH": 2})
     output, _ = inspect(copy, model="rl")
@@ -503,6 +491,139 @@ def test_packing_is_that_of_nemo_rl() -> None:
             pack(bad, 100)
     with pytest.raises(ValueError, match="2 rows do not fill"):
         deal([[0, 1]], 3)
+
+
+# --- Llama 3's form ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """The little Llama, and forty rows in the form of the curated ones."""
+    return little(Repo(tmp_path_factory.mktemp("llama") / "repo"))
+
+
+def rewrite_llama(source: Repo, repo: Repo, change: Callable[[dict[str, str]], dict[str, str]]) -> None:
+    """Copy the little Llama's WORK, with the first row changed."""
+    shutil.copytree(source.work, repo.work)
+    file = repo.work / "data/little/round1/training.jsonl"
+    first, *rest = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([json.dumps(change(json.loads(first))) + "\n", *rest]))
+
+
+def test_llama3_rows_are_right_as_they_are_curated(llama: Repo, inspect: Inspect) -> None:
+    write_recipe(llama, "llama")
+    output, error = inspect(llama, model="llama")
+    bos = AutoTokenizer.from_pretrained(llama.work / "models/Little-Llama").bos_token_id
+    assert not error and f"one {BOS} ({bos}) at the start of each of 6 rows" in verdict(output, "BOS")
+    assert verdict(output, "end of turn").startswith(f"ok       end of turn: {TURN_END} (")
+    assert "6 rows are what the tokenizer's chat template renders" in verdict(output, "template")
+    assert output.count(f"⟨{BOS}⟩") == 3 and f"⟦⟨{TURN_END}⟩⟧" not in output
+    assert re.search(rf"\| .*⟦.*⟨{re.escape(TURN_END)}⟩⟧$", output, re.MULTILINE), "the answer's end carries loss"
+    assert "training.jsonl" in output and "which training keeps: step 1" in output
+
+
+@pytest.mark.parametrize(
+    "change,subject,words",
+    [
+        (lambda row: row | {"input": BOS + row["input"]}, "BOS", "row 1: more than one <|begin_of_text|>"),
+        (lambda row: row | {"output": BOS + row["output"]}, "BOS", "row 1: a <|begin_of_text|> (0) that is not at"),
+        (lambda row: row | {"output": row["output"] + TURN_END}, "end of turn", "row 1: 2 <|eot_id|> in the answer"),
+        (lambda row: row | {"output": row["output"][: -len(TURN_END)]}, "end of turn", "does not end with <|eot_id|>"),
+        # The stray blank of NeMo 2.0's "{input} {output}".
+        (lambda row: row | {"output": " " + row["output"]}, "template", "the row has ' "),
+        # A prompt of which the end was cut off.
+        (lambda row: row | {"input": row["input"][:60]}, "template", "the prompt is not Llama 3's turns"),
+    ],
+)
+def test_what_is_wrong_in_llama3_rows(
+    change: Callable[[dict[str, str]], dict[str, str]],
+    subject: str,
+    words: str,
+    llama: Repo,
+    repo: Repo,
+    inspect: Inspect,
+) -> None:
+    rewrite_llama(llama, repo, change)
+    write_recipe(repo, "llama")
+    output, error = inspect(repo, model="llama")
+    line = verdict(output, subject)
+    assert words in line and ("WRONG" in line and subject in error) != ("not Llama 3's turns" in line)
+
+
+def test_rows_are_packed_in_their_order(llama: Repo, inspect: Inspect) -> None:
+    """Each step takes the rows after those of the step before, in the bins that the trainer itself packs."""
+    from packed import PackedSteps
+
+    write_recipe(llama, "packs", PACKING="true", GLOBAL_BATCH=16, SEQ_LEN=200)
+    tokenizer = AutoTokenizer.from_pretrained(llama.work / "models/Little-Llama")
+    path = str(llama.work / "data/little/round1/training.jsonl")
+    steps = PackedSteps(path, 200, TURN_END, 16, 2, False, 7, tokenizer)
+    for row, step in ((1, 0), (20, 1)):
+        output, error = inspect(llama, "--row", row, "--full", model="packs")
+        assert not error and f"rows {16 * step + 1}..{16 * step + 16}, a global batch" in output
+        assert f"in the file's order, which training keeps: step {step + 1}" in output
+        shown = re.findall(
+            r"bin (\d+): (\d+) rows, (\d+) tokens, (\d+) free\n    rows +(.*)\n    tokens +(.*)\n"
+            r"    boundaries +(.*)\n    position ids +(.*)",
+            output,
+        )
+        batches = steps.batches(step)
+        assert len(shown) == len(batches) > 2 and f"  {len(batches)} bins of at most SEQ_LEN=200" in output
+        assert " ".join(line[4] for line in shown) == " ".join(map(str, range(16 * step + 1, 16 * step + 17)))
+        for (_, count, tokens, free, rows, lengths, ends, positions), batch in zip(shown, batches, strict=True):
+            documents = batch["documents"][0].tolist()
+            sizes = [documents.count(n) for n in range(1, max(documents) + 1)]
+            assert int(count) == len(sizes) == len(rows.split()) and int(tokens) == len(documents) == 200 - int(free)
+            assert numbers(lengths) == sizes
+            assert numbers(ends) == [sum(sizes[:i]) for i in range(len(sizes) + 1)]
+            assert positions == " ".join(f"0..{n - 1}" for n in sizes)
+            assert batch["position_ids"][0].tolist() == [i for n in sizes for i in range(n)]
+        assert f"\nrow {row} of 40: " in output and output.count("\nrow ") == 1
+    # Two replicas get as many bins each, and which is whose is said.
+    write_recipe(llama, "two", PACKING="true", GLOBAL_BATCH=16, SEQ_LEN=200, GPUS_PER_NODE=2)
+    output, _ = inspect(llama, model="two")
+    total = int(re.search(r"  (\d+) bins of at most", output)[1])
+    assert total % 2 == 0 and "bin 1 (replica 0)" in output and "bin 2 (replica 1)" in output
+
+
+def test_plain_rows_have_no_template(llama: Repo, repo: Repo, inspect: Inspect) -> None:
+    """As of Dolly and SQuAD: one BOS that the row itself has, and the end of text last."""
+
+    def plain(row: dict[str, str]) -> dict[str, str]:
+        question = (
+            row["input"].split("<|end_header_id|>\n\n")[2].removesuffix(f"{TURN_END}<|start_header_id|>assistant")
+        )
+        return {"input": f"{BOS}{question}", "output": f" {row['output'].removesuffix(TURN_END)}<|end_of_text|>"}
+
+    shutil.copytree(llama.work, repo.work)
+    folder = repo.work / "data/little/round1"
+    rows = [plain(json.loads(line)) for line in (folder / "training.jsonl").read_text().splitlines()]
+    (folder / "rendered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    curate = {key for key in LITTLE if key.startswith("CURATE_")}
+    write_recipe(repo, "plain", SCHEMA="squad", CHAT="none")
+    path = repo.root / "recipes/plain.env"
+    path.write_text("".join(f"{x}\n" for x in path.read_text().splitlines() if x.split("=")[0] not in curate))
+    output, error = inspect(repo, model="plain")
+    assert not error and "rendered.jsonl" in output
+    assert f"one {BOS} (0) at the start of each of 6 rows" in verdict(output, "BOS")
+    assert verdict(output, "end of turn").startswith("ok       end of turn: <|end_of_text|> (1) is in each of 6")
+    assert verdict(output, "template").startswith("ok       template: CHAT=none: the rows are plain text")
+
+
+def test_llama3_turns_are_told_from_the_text_alone() -> None:
+    """Llama 3.1's template writes dates before the system message, and would write them again."""
+
+    def turn(role: str, content: str) -> str:
+        return f"<|start_header_id|>{role}<|end_header_id|>\n\n{content}<|eot_id|>"
+
+    opening = "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    prompt = BOS + turn("system", dates + "detailed thinking on") + turn("user", "a\n\nb") + opening
+    system, user = {"role": "system", "content": "detailed thinking on"}, {"role": "user", "content": "a\n\nb"}
+    assert turns(prompt, "llama3") == [system, user]
+    assert turns(BOS + turn("user", dates + "x") + opening, "llama3") == [{"role": "user", "content": dates + "x"}]
+    for other in ("", prompt.removeprefix(BOS), BOS + prompt, prompt + "x", prompt[:80], BOS + opening):
+        assert turns(other, "llama3") is None
 
 
 def test_turns_are_told_from_the_text_alone() -> None:

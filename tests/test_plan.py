@@ -286,7 +286,11 @@ def test_disk_of_lora_by_hand(tmp_path: Path) -> None:
     nemo2 = recipe | {"ENGINE": "nemo2", "SCHEMA": "nemotron", "VARIANT": "corrected"}
     made = footprint.disk(TOY, nemo2, paths, 5000)
     assert (made["checkpoint"], made["exports"], made["base"]) == (14 * 416, 2 * 416, 4 * 1704)
-    for variant, schema, kept in (("corrected", "nemotron", 1), ("published", "nemotron", 3), ("published", "squad", 2)):
+    for variant, schema, kept in (
+        ("corrected", "nemotron", 1),
+        ("published", "nemotron", 3),
+        ("published", "squad", 2),
+    ):
         made = footprint.disk(TOY, nemo2 | {"VARIANT": variant, "SCHEMA": schema}, paths, 5000)
         assert (made["kept"], made["checkpoints"]) == (kept, (kept + 1) * 14 * 416)
     full = {k: v for k, v in recipe.items() if not k.startswith("LORA_")}
