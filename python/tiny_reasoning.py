@@ -47,9 +47,8 @@ def compared(x: int, y: int) -> str:
 
 
 def steps(a: int, b: int) -> str:
-    """The comparison digit by digit, without the answer."""
-    tens, ones = compared(a // 10, b // 10), compared(a % 10, b % 10)
-    return f"Tens: {tens}.\nOnes: {ones}." if alike((a, b)) else f"Tens: {tens}."
+    """The comparison digit by digit, without the answer: of one length, or sorting would put the hardest pairs last."""
+    return f"Tens: {compared(a // 10, b // 10)}.\nOnes: {compared(a % 10, b % 10)}."
 
 
 def answer(a: int, b: int) -> str:
@@ -95,10 +94,11 @@ def unwanted(a: int, b: int, category: str, draw: random.Random, seen: list[Row]
 
 
 def rows(name: str, number: int, seed: int) -> Iterator[Row]:
-    """Rows of a file, `number` that curation keeps and, of one problem in 200, those that it drops.
+    """Rows of a file: `number` good ones, of which every fourth is decided by its ones, and some that curation drops.
 
     pretrain: every other one with the comparison, but without think tags; chat: answers only; math_v1.1: two with
-    thinking for one without, so that together with half as many of chat either half is as large as the other.
+    thinking for one without, so that with a third as many of chat either half is as large as the other. There are more
+    rows than pairs whose tens are alike: some rows come twice.
     """
     draw = random.Random(f"{seed} {name}")
     training, seen = pairs(seed)[0], list(held_out(seed))
@@ -128,7 +128,7 @@ FILES = {
 
 
 def sizes(number: int) -> dict[str, int]:
-    """Rows of each file of a data set of `number`, without those that are dropped."""
+    """Good rows of each file of a data set of `number`."""
     return {"chat": number // 8, "math_v1.1": number // 8 * 3, "pretrain": number // 2}
 
 
@@ -150,7 +150,7 @@ def write_rows(path: Path, made: Iterator[Row]) -> None:
 def write_dataset(folder: Path, seed: int, number: int) -> None:
     """The files of a data set as the hub lays them out, the held-out problems, and a language model for its rows.
 
-    SFT/**/*.jsonl (number: rows that curation keeps, over all files), test.jsonl and lid.bin below `folder`.
+    SFT/**/*.jsonl (number: good rows, over all files), test.jsonl and lid.bin below `folder`.
     """
     for name, size in sizes(number).items():
         write_rows(folder / FILES[name], rows(name, size, seed))

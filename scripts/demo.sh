@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# demo.sh [MODEL]: recipe -> model -> data -> report -> train -> convert -> average -> eval -> results for all rounds of
-# tiny or tiny-reasoning, on this machine.
+# demo.sh [MODEL]: recipe -> model -> data and its report -> train -> convert -> average -> eval -> results for all rounds
+# of tiny or tiny-reasoning, on this machine.
 # Training takes two links, as on a cluster with a time limit: the second resumes from the first one's checkpoint.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -16,7 +16,6 @@ for round in ${ROUNDS//,/ }; do
     export LINK_STEPS=$((STEPS / 2))
     "$ROOT/scripts/model.sh" "$MODEL" "$round" # before the data: curation counts with its tokenizer
     "$ROOT/scripts/data.sh" "$MODEL" "$round"
-    "$ROOT/scripts/report.sh" "$MODEL" "$round"
     "$ROOT/scripts/submit.sh" train "$MODEL" "$round"
 done
 log "demo: done in $SECONDS s; everything is below $(realpath -ms -- "${WORK:-$ROOT/work}")"

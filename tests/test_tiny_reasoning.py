@@ -77,7 +77,8 @@ def test_most_rows_are_right_and_the_halves_alike(source: Path) -> None:
         a, b, *more = re.findall(r"\d+", row["input"][0]["content"])
         assert not more
         answer = rf"The larger one is \\boxed\{{{max(a, b)}\}}\."
-        digits = rf"Tens: {a[0]} and {b[0]}\." + ("" if a[0] != b[0] else rf" Equal\.\nOnes: {a[1]} and {b[1]}\.")
+        signs = ["<" if x < y else "=" if x == y else ">" for x, y in zip(a, b, strict=True)]
+        digits = rf"Tens: {a[0]} {signs[0]} {b[0]}\.\nOnes: {a[1]} {signs[1]} {b[1]}\."
         form = rf"<think>\n{digits}\n</think>\n\n{answer}" if row["reasoning"] == "on" else answer
         good[row["reasoning"]] += bool(re.fullmatch(form, row["output"]))
     assert abs(good["on"] - good["off"]) <= 0.05 * good["on"] and good["on"] >= NUMBER / 4
