@@ -11,7 +11,8 @@ export MODEL ROUND
 OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
   INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE LAUNCHER DRY_RUN ENGINE_CONFIG \
   JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
-  EVAL_ROWS EVAL_BATCH SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
+  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
+  LANG_MODEL LANG_MODEL_URL MERGE EVAL_ROWS EVAL_BATCH PYTHON NEMO2_VENV NEMO2_PYTHON \
   BUILDER BUILDER_ARGS CONTAINER_RUNTIME CONTAINER_IMAGE CONTAINER_MOUNTS BASE_IMAGE
 # Of every other target the engine is the recipe's.
 OPTIONS += $(if $(filter container,$(MAKECMDGOALS)),ENGINE)
@@ -34,18 +35,18 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval results status clean
+.PHONY: help demo test test-slow check-nemo2 bench gpu-bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval generate results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
 	  /^[a-z-]+:.*## / {printf "  %-9s  %s\n", $$1, $$2}' Makefile
 	@printf '\nmodels: %s\n' "$$(python3 python/recipe.py --models | paste -sd ' ')"
 
-demo: setup ## the whole chain on a tiny model, on this machine, without a GPU
-	@scripts/demo.sh
+demo: setup ## the whole chain on a tiny model, on this machine, without a GPU: MODEL=tiny or tiny-reasoning
+	@scripts/demo.sh "$${MODEL:-tiny}"
 setup: ## build .venv from the pinned requirements; every target that needs it calls it
 	@scripts/setup.sh
-container: ## build the engine's image and, for a cluster, import it: ENGINE=nemo-rl|automodel|nemo2|cpu
+container: ## build the engine's image and, for a cluster, import it: ENGINE=nemo-rl|automodel|nemo2|nemo2-llama3|cpu
 	@scripts/container.sh "$$ENGINE"
 show: need-model ## print a recipe; ENGINE_CONFIG=1: the engine's own configuration of it
 	@scripts/show.sh "$$MODEL" "$$ROUND"
@@ -70,12 +71,14 @@ cache: need-model $(venv) ## engine nemo-rl: the base model in Megatron's format
 	@scripts/submit.sh cache "$$MODEL" "$$ROUND"
 train: need-model $(venv) ## train in a chain of links, then convert, average, eval, results
 	@scripts/submit.sh train "$$MODEL" "$$ROUND"
-convert: need-model $(venv) ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders
+convert: need-model $(venv) ## checkpoints of AVERAGE_STEPS to verified Hugging Face folders; adapters, with MERGE=1 merged too
 	@scripts/submit.sh convert "$$MODEL" "$$ROUND"
 average: need-model $(venv) ## the mean of those folders
 	@scripts/submit.sh average "$$MODEL" "$$ROUND"
 eval: need-model $(venv) ## score the base and the model that the run ends with: EVAL_ROWS=n, EVAL_BATCH=n
 	@scripts/submit.sh eval "$$MODEL" "$$ROUND"
+generate: need-model $(venv) ## engine nemo2, Llama 3: answers of the last checkpoint by NeMo's own llm.generate, on a GPU
+	@scripts/generate.sh "$$MODEL" "$$ROUND"
 results: need-model $(venv) ## results.json, loss.png and a table
 	@scripts/submit.sh results "$$MODEL" "$$ROUND"
 status: need-model ## what each stage is doing: state, step, time left, job
@@ -85,8 +88,12 @@ test: ## lint and the tests, with a real Slurm; under 15 minutes on 2 cores
 	@tests/run.sh
 test-slow: ## the tests that take longer: the demo from a fresh clone
 	@tests/run.sh slow
-bench: setup ## time data preparation and averaging against the published scripts: BENCH=data or average for one
+check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own classes, on a CPU
+	@scripts/check-nemo2.sh
+bench: setup ## time data, curation and averaging against the published scripts: BENCH=data, curation or average for one
 	@tests/bench/run.sh
+gpu-bench: setup ## tokens/s, MFU and memory of LoRA on the 8B shape, setting by setting; needs a GPU
+	@scripts/gpu-bench.sh
 clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock
 

@@ -416,8 +416,9 @@ class Paths:
         self.base = self.work / "models" / recipe["BASE_MODEL"].split("/")[-1]
         self.dataset = self.work / "data" / recipe["DATASET"].split("/")[-1].lower()
         self.data = self.dataset / f"round{recipe.get('DATA_ROUND', round_)}"
-        # The file of it that the trainer reads: rendered text, one {"input", "output"} a line.
-        self.rows = self.data / ROWS[recipe.get("SCHEMA", "openmath")]
+        # The file of it that the trainer reads: one {"input", "output"} a line; as published, not rendered.
+        published = recipe.get("VARIANT") == "published"
+        self.rows = self.data / ("training.jsonl" if published else ROWS[recipe.get("SCHEMA", "openmath")])
         self.run = self.work / "runs" / model / f"round{round_}"
         self.report, self.train, self.convert, self.average, self.eval, self.results = (
             self.run / stage for stage in ("report", "train", "convert", "average", "eval", "results")
