@@ -39,7 +39,7 @@ venv := $(if $(DRY_RUN),,setup)
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
-	  /^[a-z-]+:.*## / {printf "  %-9s  %s\n", $$1, $$2}' Makefile
+	  /^[a-z0-9-]+:.*## / {printf "  %-11s  %s\n", $$1, $$2}' Makefile
 	@printf '\nmodels: %s\n' "$$(python3 python/recipe.py --models | paste -sd ' ')"
 
 demo: setup ## the whole chain on a tiny model, on this machine, without a GPU: MODEL=tiny or tiny-reasoning
