@@ -12,6 +12,7 @@
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
 # EVAL_ROWS=n, EVAL_BATCH=n   of the evaluation: the first n rows of each set, n prompts at a time
+# MERGE=1         make convert: of a recipe that trains an adapter, also the base with it merged in, step_<S>-merged/
 # REMOVE_AFTER_AVERAGE=1  remove the converted steps when their average is verified
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
