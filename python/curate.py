@@ -337,16 +337,16 @@ def select(job: Job, made: list[Curated], recipe: recipes.Recipe, source: Path) 
     if asked >= left:
         raise Failure(f"CURATE_VAL_ROWS={asked} of {left:,} rows leave none to train on; lower it or give more data")
     if asked:
-        strata = []
-        for mode in MODES:
+        counts = shares([int((masks[mode]() & unique).sum()) for mode in MODES], asked)
+        for mode, count in zip(MODES, counts, strict=True):
             numbers = histogram(lengths, masks[mode]() & unique)
             below = np.cumsum(numbers)
             classes = np.minimum(STRATA * np.maximum(below - 1, 0) // max(1, below[-1]), STRATA - 1).astype(np.uint8)
-            strata += [(mode, classes, n, int(numbers[classes == n].sum())) for n in range(STRATA)]
-        for (mode, classes, n, _), count in zip(strata, shares([s[3] for s in strata], asked), strict=True):
-            mine = masks[mode]() & unique
-            mine[mine] = classes[lengths[mine]] == n
-            held |= lowest(draws, mine, count)
+            sizes = [int(numbers[classes == n].sum()) for n in range(STRATA)]
+            for n, part in enumerate(shares(sizes, count)):
+                mine = masks[mode]() & unique
+                mine[mine] = classes[lengths[mine]] == n
+                held |= lowest(draws, mine, part)
     wanted = int(recipe["CURATE_ROWS"])
     pool = {mode: int((masks[mode]() & unique & ~held).sum()) for mode in MODES}
     taken = dict(pool)
