@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
-from convert import check_finite, copy_tokenizer, name_end_of_turn, tensors, verify, verify_tokenizer
+from convert import check_finite, copy_tokenizer, end_in_tokenizer, name_end_of_turn, tensors, verify, verify_tokenizer
 from lib import Failure, read_json, write_json
 from openmath import ENDS
 
@@ -75,7 +75,8 @@ def convert(exported: Path, recipe: recipes.Recipe, paths: recipes.Paths, target
         raise Failure(f"{exported / CONFIG}: target_modules are {sorted(trained)}, not LORA_TARGETS; train it again")
     shutil.copyfile(exported / WEIGHTS, target / WEIGHTS)
     write_json(target / CONFIG, ours)
-    copy_tokenizer(paths.start, target, ENDS[recipe["CHAT"]])
+    copy_tokenizer(paths.start, target)
+    end_in_tokenizer(target, ENDS[recipe["CHAT"]])
     try:
         check(target, recipe, paths)
     except Failure as failure:  # the scratch folder will be gone when the user reads this
@@ -137,7 +138,8 @@ def merge(folder: Path, recipe: recipes.Recipe, paths: recipes.Paths, target: Pa
         if (paths.start / name).is_file():
             shutil.copyfile(paths.start / name, target / name)
     end = ENDS[recipe["CHAT"]]
-    name_end_of_turn(target, copy_tokenizer(paths.start, target, end), end)
+    copy_tokenizer(paths.start, target)
+    name_end_of_turn(target, end)
     verify(target, paths.start, end)
     again = AutoModelForCausalLM.from_pretrained(target, dtype=torch.float32).eval()
     with torch.no_grad():

@@ -8,7 +8,7 @@ Writes WORK/runs/<model>/round<N>/convert/step_<S>/. Before a folder appears und
 with the model that training started from: same tensors, finite, RoPE and chat template kept. Config, generation
 config and tokenizer name the trained end-of-turn token as EOS: the Math bases stop at another one, with which every
 server would run each answer to its token limit. Of a recipe with LORA_RANK the folder is an adapter of the peft
-library, see adapter.py; with --merge, or MERGE=1, step_<S>-merged/ is a whole model beside it.
+library, see adapter.py; with --merge, step_<S>-merged/ is a whole model beside it.
 """
 
 import os
@@ -103,14 +103,17 @@ def stops(ids: int | list[int] | None) -> set[int]:
     return set() if ids is None else {ids} if isinstance(ids, int) else set(ids)
 
 
-def copy_tokenizer(start: Path, folder: Path, end_of_turn: str) -> Any:
-    """Put `start`'s tokenizer into `folder`, with the trained end-of-turn token as its EOS; returns it, loaded."""
-    from transformers import AutoTokenizer
-
+def copy_tokenizer(start: Path, folder: Path) -> None:
     for name in sorted(TOKENIZER_FILES):
         if (start / name).is_file():
             shutil.copyfile(start / name, folder / name)
-    tokenizer = AutoTokenizer.from_pretrained(start)
+
+
+def end_in_tokenizer(folder: Path, end_of_turn: str) -> Any:
+    """Make `folder`'s tokenizer stop at the trained end-of-turn token; returns it as it was."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     if end is None or tokenizer.encode(end_of_turn, add_special_tokens=False) != [end]:
         raise Failure(f"{folder}: {end_of_turn} is not one token of the tokenizer; it cannot end a turn")
@@ -123,11 +126,12 @@ def copy_tokenizer(start: Path, folder: Path, end_of_turn: str) -> Any:
     return tokenizer
 
 
-def name_end_of_turn(folder: Path, tokenizer: Any, end_of_turn: str) -> None:
-    """Make `folder`'s config and generation config stop at the trained end-of-turn token.
+def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
+    """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id.
 
     Lists that it is in already stay as they are: Llama 3.1's Instruct models stop at two more.
     """
+    tokenizer = end_in_tokenizer(folder, end_of_turn)
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     config = read_json(folder / "config.json")
     if end not in stops(config.get("eos_token_id")):
@@ -145,6 +149,7 @@ def name_end_of_turn(folder: Path, tokenizer: Any, end_of_turn: str) -> None:
         generation["eos_token_id"] = end
     generation.setdefault("pad_token_id", tokenizer.pad_token_id)
     write_json(generation_file, generation)
+    return end
 
 
 def verify(folder: Path, start: Path, end_of_turn: str) -> None:
@@ -199,47 +204,32 @@ def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
     return saved / inner / "consolidated"
 
 
-def recast(folder: Path, found: dict[str, tuple[Path, tuple[int, ...], str]], start: Path) -> None:
-    """Give each tensor of `folder` the type that it has in `start`: with automodel, weights are trained in float32.
+def name_type(folder: Path, start: Path) -> None:
+    """Name the type in `folder`'s config as `start` does, where the weights have it.
 
-    found: the tensors of `folder`, see tensors().
+    nemo-automodel trains in float32 and says so, but exports weights in the type that they had.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file, save_file
-
-    wanted = tensors(start)
-    files = {path.name for name, (path, _, dtype) in found.items() if name in wanted and dtype != wanted[name][2]}
-    if not files:
-        return
-    for name in sorted(files):
-        weights = load_file(folder / name)
-        for key in weights.keys() & wanted.keys():
-            with safe_open(wanted[key][0], framework="pt") as opened:
-                weights[key] = weights[key].to(opened.get_slice(key)[:0].dtype)
-        save_file(weights, folder / name, metadata={"format": "pt"})
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        size = sum((folder / name).stat().st_size for name in set(read_json(index)["weight_map"].values()))
-        write_json(index, read_json(index) | {"metadata": {"total_size": size}})
-    config = read_json(folder / "config.json")
     original = read_json(start / "config.json")
-    config["dtype"] = original.get("dtype", original.get("torch_dtype"))
-    write_json(folder / "config.json", config)
+    dtype = original.get("dtype", original.get("torch_dtype"))
+    types = [{dtype for _, _, dtype in tensors(model).values()} for model in (folder, start)]
+    if dtype and types[0] == types[1]:
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"dtype": dtype})
 
 
 def convert(exported: Path, start: Path, target: Path, end_of_turn: str) -> None:
     """Fill the empty folder `target` from a checkpoint's export, and verify it."""
     if not (exported / "config.json").is_file():
         raise Failure(f"{exported} has no config.json; train that step again")
-    found = tensors(exported)
+    tensors(exported)
     for path in sorted(exported.iterdir()):
         if path.name not in TOKENIZER_FILES and path.suffix in (".safetensors", ".json"):
             shutil.copyfile(path, target / path.name)
     # nemo-automodel leaves the generation config out.
     if (start / "generation_config.json").is_file() and not (target / "generation_config.json").is_file():
         shutil.copyfile(start / "generation_config.json", target / "generation_config.json")
-    recast(target, found, start)
-    name_end_of_turn(target, copy_tokenizer(start, target, end_of_turn), end_of_turn)
+    name_type(target, start)
+    copy_tokenizer(start, target)
+    name_end_of_turn(target, end_of_turn)
     try:
         verify(target, start, end_of_turn)
     except Failure as failure:  # the scratch folder will be gone when the user reads this
@@ -252,10 +242,10 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="also what was removed once it was averaged")
     parser.add_argument("--exported", type=Path, help="that step as the engine's converter wrote it")
     parser.add_argument("--todo", action="store_true", help="print the steps that are not converted yet, and stop")
-    parser.add_argument("--merge", action="store_true", help="also merge adapters into their base (or: MERGE=1)")
+    parser.add_argument("--merge", action="store_true", help="also merge an adapter into its base")
     args, recipe, paths = recipes.open_run(parser)
-    lora, merge = "LORA_RANK" in recipe, args.merge or os.environ.get("MERGE") == "1"
-    if merge and not lora:
+    lora = "LORA_RANK" in recipe
+    if args.merge and not lora:
         usage(f"recipe {args.model} trains no adapter; leave out MERGE=1 (--merge)")
     steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
     keys = recipes.stage_keys(recipe, "convert")
@@ -300,7 +290,7 @@ def main() -> None:
                     convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
                 write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
             log(f"convert: step {step} in {target}, verified")
-        if not merge:
+        if not args.merge:
             continue
         merged = target.with_name(f"{target.name}-merged")
         inputs |= {"adapter": sha256(target / "DONE")}

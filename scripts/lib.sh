@@ -80,6 +80,7 @@ pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 check_options() {
     [[ ${REMOVE_AFTER_AVERAGE:-1} == 1 ]] ||
         usage "REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE; give 1 to remove the converted steps, or leave it out"
+    [[ ${MERGE:-1} == 1 ]] || usage "MERGE=$MERGE; give 1 to merge an adapter into its base, or leave it out"
 }
 
 # open_stage MODEL ROUND: everything that a stage needs before it can run: recipe, folders, Python.

@@ -26,7 +26,9 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     write_recipe(repo, "plain")
     write_recipe(repo, "checkpointed", GPUS_PER_NODE=2, ACTIVATION_CHECKPOINTING="true")
     write_recipe(repo, "packed", PACKING="true")
-    write_recipe(repo, "pair", PACKING="true", GPUS_PER_NODE=2, STEPS=6, AVERAGE_STEPS=6)
+    write_recipe(
+        repo, "pair", PACKING="true", GPUS_PER_NODE=2, STEPS=6, AVERAGE_STEPS=6, ACTIVATION_CHECKPOINTING="true"
+    )
     write_recipe(repo, "lora", **LORA)
     for name in ("whole", "killed"):
         write_recipe(repo, name, PACKING="true", DTYPE="bfloat16", SHUFFLE="true", STEPS=40, AVERAGE_STEPS=40, **LORA)
@@ -159,6 +161,27 @@ def test_an_adapter_is_trained_in_float32_over_a_bfloat16_base(llama: Repo) -> N
     assert {dtype for _, _, dtype in tensors(last / "model").values()} == {"F32"}
 
 
+def test_weights_are_named_by_the_type_that_they_have(llama: Repo, tmp_path: Path) -> None:
+    """Of a bfloat16 base the engine trains float32 weights, says so, and exports bfloat16."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    import convert
+
+    start, exported, target = tmp_path / "start", tmp_path / "exported", tmp_path / "target"
+    shutil.copytree(llama.work / "models/Little-Llama", start)
+    AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16).save_pretrained(start)
+    shutil.copytree(start, exported)
+    config = json.loads((exported / "config.json").read_text())
+    assert config["dtype"] == "bfloat16"
+    (exported / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
+    (exported / "generation_config.json").unlink()
+    target.mkdir()
+    convert.convert(exported, start, target, ENDS["llama3"])
+    assert AutoModelForCausalLM.from_pretrained(target, dtype="auto").dtype == torch.bfloat16
+    assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == [1, 4]
+
+
 # --- the adapter in peft's form ----------------------------------------------------------------------------------
 
 
@@ -166,7 +189,9 @@ def test_an_adapter_is_trained_in_float32_over_a_bfloat16_base(llama: Repo) -> N
 def adapted(llama: Repo) -> Repo:
     """The recipe lora, trained on record, converted and merged."""
     record(llama, "lora")
-    ok(llama.stage("convert", "lora", "--merge"))
+    ok(llama.call("bash", "sbatch/convert.sbatch", "lora", "1"))
+    assert not (llama.run_dir("lora") / "convert/step_9-merged").exists(), "only on request"
+    ok(llama.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE=1))
     return llama
 
 
@@ -213,9 +238,9 @@ def test_what_the_adapters_folder_holds(adapted: Repo) -> None:
     merged = adapted.done(folder.with_name("step_9-merged"))
     assert merged["differ"] < 1e-5 and "adapter" in merged["inputs"]
     assert json.loads((folder.with_name("step_9-merged") / "config.json").read_text())["eos_token_id"] == [1, 4]
-    out = ok(adapted.stage("convert", "lora", MERGE=1))
+    out = ok(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE=1))
     assert "already there" in out and "merged already" in out
-    assert ok(adapted.stage("convert", "lora", "--todo", MERGE=1)) == ""
+    failed(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE="yes"), "MERGE=yes", status=(2,))
 
 
 def test_the_base_that_an_adapter_names(llama: Repo) -> None:
