@@ -28,7 +28,7 @@ def saved_steps(engine: str, folder: Path) -> dict[int, Path]:
     (0.7.0 components/checkpoint/lifecycle.py); a step decides its epoch. NeMo-RL writes tmp_step_<N> and renames it to
     step_<N>, and says in training_info.json which step it holds (v0.7.0 nemo_rl/utils/checkpoint.py:197-262). NeMo 2.0
     resumes from ...-last alone, and has the file ...-last-unfinished beside it while it writes or removes it (v2.3.1
-    nemo/lightning/resume.py:195-270, nemo/lightning/pytorch/callbacks/model_checkpoint.py, _save_checkpoint).
+    nemo/lightning/resume.py:183-270, nemo/lightning/pytorch/callbacks/model_checkpoint.py, _save_checkpoint).
     Raises Failure for a folder of NeMo-RL that is not what its name says.
     """
     found = {}

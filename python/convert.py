@@ -194,7 +194,7 @@ def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
     Both engines on FSDP2 write one with every checkpoint (of an adapter, the adapter alone); of a Megatron checkpoint
     NeMo-RL's converter makes one.
     """
-    if recipe["ENGINE"] == "nemo-rl" and recipe["BACKEND"] == "megatron":
+    if recipe["ENGINE"] == "nemo2" or (recipe["ENGINE"] == "nemo-rl" and recipe["BACKEND"] == "megatron"):
         if made is None:
             raise Failure(f"{saved} is a Megatron checkpoint; run: make convert, which calls the engine's converter")
         return made

@@ -1,6 +1,6 @@
-"""One training link with NeMo 2.0, and what comes before and after it: import_ckpt -> finetune -> generate -> export_ckpt.
+"""NeMo 2.0 (nemo.collections.llm), from a recipe: import_ckpt -> finetune -> generate -> export_ckpt.
 
-    python python/nemo2.py reasoning-lora nemo2 --work work --render        # the exact configuration as YAML; runs nothing
+    python python/nemo2.py reasoning-lora nemo2 --work work --render        # the exact configuration as YAML
     python python/nemo2.py reasoning-lora nemo2 --work work --import-base   # the base model in NeMo's format, once
     torchrun --nproc-per-node 1 python/nemo2.py reasoning-lora nemo2 --work work       # one link
     python python/nemo2.py reasoning-lora nemo2 --work work --export 2000 --target DIR # a step as an HF folder
@@ -74,7 +74,7 @@ def model(recipe: recipes.Recipe) -> Data:
 def dataset(recipe: recipes.Recipe) -> Data:
     """Arguments of NeMo's SFT dataset beyond the published ones, which leave all of them at their defaults.
 
-    The defaults (NeMo v2.3.1 nemo/collections/llm/gpt/data/core.py:59-82, 399-412) put a space between input and output
+    The defaults (NeMo v2.3.1 nemo/collections/llm/gpt/data/core.py:58-80, 395-412) put a space between input and output
     and add EOS. For rows in the chat template that is a stray space before the answer and a second end of turn; of the
     others the space belongs to the answer, but BOS is missing. The dense mask of every row is 64 MiB at 8192 tokens.
     """
@@ -252,7 +252,7 @@ def finetune(recipe: recipes.Recipe, paths: recipes.Paths, base: Path) -> Data:
 
 
 def generate(recipe: recipes.Recipe, paths: recipes.Paths, saved: Path) -> Data:
-    """Answers to the test rows as in the Llama 3 notebooks: top_k=1 is greedy, and there is no end at EOS but NeMo's."""
+    """Answers to the test rows as in the Llama 3 notebooks: greedy (top_k=1), of at most EVAL_MAX_TOKENS tokens."""
     return {
         "_target_": f"{LLM}.generate",
         "path": str(saved),
@@ -306,6 +306,7 @@ def render(
         "target": "hf-peft" if "LORA_RANK" in recipe else "hf",
         "output_path": folder(exported or paths.convert / ".export-STEP"),
         "overwrite": True,
+        "load_connector": {"_object_": "nemo2_parts.connector"},
     }
     return made
 
@@ -355,9 +356,8 @@ def build(value: Any, partial: bool = True) -> Any:
 
 def call(configuration: Data) -> Any:
     """Build and run one of render()'s parts, as nemo_run's torchrun runner does."""
-    import fiddle
-
-    return fiddle.build(build(configuration))()
+    resolve(configuration["_target_"])  # says, where there is no NeMo, what is to be done
+    return resolve("fiddle.build")(build(configuration))()
 
 
 # --- what runs in the image ----------------------------------------------------------------------------------------
@@ -440,7 +440,9 @@ def main() -> None:
         return
     step = args.export or max(saved, default=0)
     if (args.export or args.generate) and step not in saved:
-        raise Failure(f"step {step} is not saved (saved: {' '.join(map(str, saved)) or 'none'}); run: make train {again}")
+        raise Failure(
+            f"step {step} is not saved (saved: {' '.join(map(str, saved)) or 'none'}); run: make train {again}"
+        )
     if bool(args.export) != bool(args.target):
         usage("--export STEP and --target DIR go together; give both")
     config = render(recipe, paths, base, saved.get(step, paths.train / "checkpoints"), args.target)
@@ -480,7 +482,7 @@ def link(recipe: recipes.Recipe, paths: recipes.Paths, args: Any, configuration:
 
 
 def to_yaml(value: Any, indent: int = 0) -> str:
-    """YAML of dicts, lists and JSON's scalars, in their order: the image's Python and a login node's may have no yaml."""
+    """YAML of dicts, lists and JSON's scalars, in their order; a login node's Python may have no yaml."""
     pad, lines = "  " * indent, []
     items = value.items() if isinstance(value, dict) else enumerate(value)
     for key, item in items:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from nemo.collections.llm import FineTuningDataModule
+from nemo.lightning.io import load_context
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from torch.utils.data import DataLoader, Dataset
 
@@ -35,7 +36,7 @@ class OrderedDataModule(FineTuningDataModule):
     """FineTuningDataModule whose training rows keep the file's order, in every epoch.
 
     With max_num_samples the dataset permutes blocks of a million rows (NeMo v2.3.1
-    nemo/collections/llm/gpt/data/utils.py:420-500), which no argument turns off; without, it is one pass in order,
+    nemo/collections/llm/gpt/data/utils.py:352-525), which no argument turns off; without, it is one pass in order,
     which is too short when STEPS * GLOBAL_BATCH is more than the rows. The batch sampler on top goes straight on.
     """
 
@@ -74,7 +75,11 @@ class Link(PreemptionCallback):
 
     def write_step(self, step: int, metrics: dict[str, float]) -> None:
         """One line for each step: its number from 0, loss and whatever else NeMo measured."""
-        row = metrics | {"step": step - 1, "timestamp": time.time(), "loss": metrics.get("reduced_train_loss", math.nan)}
+        row = metrics | {
+            "step": step - 1,
+            "timestamp": time.time(),
+            "loss": metrics.get("reduced_train_loss", math.nan),
+        }
         append(Path(self.folder) / "checkpoints" / "training.jsonl", row)
         if step % 20 == 0 or step == self.steps:
             left = (self.steps - step) * (time.time() - self.started) / max(step - self.first, 1)
@@ -86,6 +91,11 @@ class Link(PreemptionCallback):
             row = {"link": int(START), "from": self.first, "step": trainer.global_step}
             memory = {"seconds": round(time.time() - START, 1), "peak_memory_bytes": peak_memory()}
             append(Path(self.folder) / "links.jsonl", row | memory)
+
+
+def connector(path: Path, target: str) -> Any:
+    """What exports a checkpoint. NeMo's own makes the whole trainer again, with as many GPUs as it had."""
+    return load_context(path, subpath="model").exporter(target, path)
 
 
 def append(path: Path, row: dict[str, Any]) -> None:

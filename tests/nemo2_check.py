@@ -5,10 +5,11 @@ the golden file shows, under its own name (a class's **kwargs swallows any), of 
 built without a GPU is built, and holds the recipe's numbers. Then the data set, over rows of a small tokenizer.
 """
 
-import copy
 import inspect
 import json
 import logging
+import os
+import shutil
 import sys
 import tempfile
 import warnings
@@ -18,22 +19,27 @@ from typing import Any
 warnings.simplefilter("ignore")
 logging.disable(logging.WARNING)
 
-import fiddle as fdl  # noqa: E402
-import lightning.pytorch as pl  # noqa: E402
-import nemo_run as run  # noqa: E402
-import torch  # noqa: E402
-import yaml  # noqa: E402
-from nemo.collections.common.tokenizers import AutoTokenizer  # noqa: E402
-from nemo.lightning.data import add_megatron_sampler  # noqa: E402
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers  # noqa: E402
-from transformers import PreTrainedTokenizerFast  # noqa: E402
+import fiddle as fdl
+import lightning.pytorch as pl
+import nemo_run as run
+import torch
+import yaml
+from nemo import lightning as nl
+from nemo.collections.common.tokenizers import AutoTokenizer
+from nemo.lightning import io
+from nemo.lightning.data import add_megatron_sampler
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 
-import nemo2  # noqa: E402
-import nemo2_parts  # noqa: E402
-import recipe as recipes  # noqa: E402
+import checkpoints
+import nemo2
+import nemo2_parts
+import recipe as recipes
 
 ROOT = Path(__file__).parent.parent
-RUNS = [(m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")]
+RUNS = [
+    (m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")
+]
 # The only argument that is lost in **kwargs is the published one that does nothing.
 LOST = {"optimizer_cpu_offload"}
 BOS, EOT, EOS = "<|begin_of_text|>", "<|eot_id|>", "<|end_of_text|>"
@@ -54,7 +60,7 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def check_arguments(where: str, data: Any, built: Any) -> int:
-    """Every argument of `data` is one of its target's, is in `built` as it is, and has its default's type; their number."""
+    """Each argument of `data` is one of its target's, of its default's type, and in `built` as it is; their number."""
     if isinstance(data, list):
         assert len(data) == len(built), where
         return sum(check_arguments(f"{where}[{n}]", d, b) for n, (d, b) in enumerate(zip(data, built, strict=True)))
@@ -73,8 +79,8 @@ def check_arguments(where: str, data: Any, built: Any) -> int:
         default = None if swallowed else known[key].default
         if isinstance(default, (bool, int, float, str)) and isinstance(value, (bool, int, float, str)):
             kinds = (int, float) if isinstance(default, float) and not isinstance(value, bool) else type(default)
-            limits = key in ("limit_val_batches", "val_check_interval")  # a number of them, or a share
-            assert limits or isinstance(value, kinds), f"{where}.{key}: {value!r}, its default is {default!r}"
+            either = key in ("limit_val_batches", "val_check_interval", "devices")  # a number, or a share or "auto"
+            assert either or isinstance(value, kinds), f"{where}.{key}: {value!r}, its default is {default!r}"
         checked += 1 + check_arguments(f"{where}.{key}", value, built.__arguments__[key])
     return checked
 
@@ -95,8 +101,9 @@ def check_run(model: str, round_: str) -> int:
         checked += check_arguments(f"{model} {round_} {name}", part, built)
         inspect.signature(built.__fn_or_cls__).bind(**built.__arguments__)  # nothing that it needs is missing
 
-    # What needs a GPU to be built is only the accelerator.
+    # What needs a GPU to be built is only the accelerator and Transformer Engine's fused RoPE.
     tuned = nemo2.build(made["finetune"])
+    tuned.model.config.apply_rope_fusion = False
     tuned.trainer.accelerator, tuned.trainer.devices, tuned.trainer.num_nodes = "cpu", 1, 1
     trainer, data, optim = fdl.build(tuned.trainer), fdl.build(tuned.data), fdl.build(tuned.optim)
     config, log, resume = fdl.build(tuned.model).config, fdl.build(tuned.log), fdl.build(tuned.resume)
@@ -106,7 +113,7 @@ def check_run(model: str, round_: str) -> int:
     assert (optim.lr_scheduler is None) == (recipe["LR_SCHEDULE"] == "constant")
     assert (config.recompute_granularity == "full") == (recipe["ACTIVATION_CHECKPOINTING"] == "true")
     assert (config.num_layers, config.hidden_size, config.num_query_groups) == (32, 4096, 8)
-    assert log.ckpt.every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
+    assert log.ckpt._every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
     assert Path(resume.restore_config.path) == base and resume.resume_if_exists
     assert any(isinstance(c, nemo2_parts.Link) for c in trainer.callbacks)
     if "LORA_RANK" in recipe:
@@ -122,8 +129,8 @@ def check_run(model: str, round_: str) -> int:
 # --- rows ----------------------------------------------------------------------------------------------------------
 
 
-def tokenizer(folder: Path) -> AutoTokenizer:
-    """A byte-level BPE with Llama 3's special tokens, as NeMo loads it from a folder."""
+def tokenizer(folder: Path, end: str) -> AutoTokenizer:
+    """A byte-level BPE with Llama 3's special tokens, `end` its EOS, as NeMo loads it from a folder."""
     made = Tokenizer(models.BPE())
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
@@ -131,15 +138,20 @@ def tokenizer(folder: Path) -> AutoTokenizer:
     text = ["Context: Denver Broncos won. Question: Who won? Answer: Denver Broncos", "<think> one two </think> 42"]
     made.train_from_iterator(
         text * 4,
-        trainers.BpeTrainer(vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()),
+        trainers.BpeTrainer(
+            vocab_size=400, special_tokens=special, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+        ),
     )
-    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=EOT)
+    fast = PreTrainedTokenizerFast(tokenizer_object=made, bos_token=BOS, eos_token=end)
     fast.save_pretrained(folder)
     return AutoTokenizer(str(folder))
 
 
 def chat_row(number: int) -> dict[str, str]:
-    turn = "".join(f"{HEADERS[0]}{role}{HEADERS[1]}\n\n{text}" for role, text in (("user", f"What is {number}?{EOT}"), ("assistant", "")))
+    turn = "".join(
+        f"{HEADERS[0]}{role}{HEADERS[1]}\n\n{text}"
+        for role, text in (("user", f"What is {number}?{EOT}"), ("assistant", ""))
+    )
     return {"input": BOS + turn, "output": f"<think> one </think> {number}{EOT}"}
 
 
@@ -166,7 +178,9 @@ def learned(example: dict[str, Any]) -> list[int]:
 def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
     """Published: a stray space and two ends of turn. Corrected: input and output as they stand, one end of turn."""
     row = chat_row(7)
-    (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(n)) + "\n" for n in range(6)) + json.dumps(row) + "\n")
+    (folder / "training.jsonl").write_text(
+        "".join(json.dumps(chat_row(n)) + "\n" for n in range(6)) + json.dumps(row) + "\n"
+    )
     [eot], [bos] = ids_of(words, EOT), ids_of(words, BOS)
     for round_ in ("published", "nemo2"):
         made = module(recipes.load("reasoning-lora", round_), folder, words)
@@ -187,8 +201,11 @@ def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
 
 def check_question_rows(folder: Path, words: AutoTokenizer) -> None:
     """Published: no BOS. Corrected: as rendered.jsonl says it: BOS, the question, a space and the answer, EOS."""
-    words.tokenizer.eos_token = EOS
-    row = {"input": "Context: Denver Broncos won. Question: Who won? Answer:", "output": "Denver Broncos", "original_answers": []}
+    row = {
+        "input": "Context: Denver Broncos won. Question: Who won? Answer:",
+        "output": "Denver Broncos",
+        "original_answers": [],
+    }
     (folder / "training.jsonl").write_text((json.dumps(row) + "\n") * 8)
     answer = ids_of(words, f" {row['output']}{EOS}")
     for round_ in ("published", "nemo2"):
@@ -204,7 +221,10 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
     (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(100 + n)) + "\n" for n in range(rows)))
 
     def order(round_: str, consumed: int) -> list[int]:
-        made = module(recipes.load("reasoning-full", round_), folder, words, global_batch_size=batch)
+        recipe = recipes.load("reasoning-full", round_)
+        # Without NeMo's count of the GPUs that have made the same permutation.
+        options = nemo2.dataset(recipe) | {"sanity_check_dist_workers": False}
+        made = module(recipe, folder, words, global_batch_size=batch, dataset_kwargs=options)
         loader = add_megatron_sampler(
             made.train_dataloader(), micro_batch_size=1, global_batch_size=batch, consumed_samples=consumed,
             dataloader_type="batch", dataloader_mode="train",
@@ -215,7 +235,9 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
     wanted = [n % rows for n in range(batch * steps)]
     found = order("nemo2", 0)
     assert found == wanted, found
-    assert order("nemo2", done * batch) == wanted[done * batch :], "a later link does not go on where the first one ended"
+    assert order("nemo2", done * batch) == wanted[done * batch :], (
+        "a later link does not go on where the first one ended"
+    )
     published = order("published", 0)
     assert len(published) == len(wanted) and published != wanted, published
 
@@ -223,40 +245,82 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
 # --- a link --------------------------------------------------------------------------------------------------------
 
 
-def check_link(folder: Path, monkey: dict[str, str]) -> None:
-    """The callback in a real Trainer: every step is written down, and LINK_STEPS ends the link by NeMo's own means."""
-    import os
+class Tiny(pl.LightningModule):
+    """One weight that goes to zero, and the loss under NeMo's name."""
 
-    class Tiny(pl.LightningModule):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = torch.nn.Linear(1, 1)
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1, bias=False)
+        torch.nn.init.ones_(self.layer.weight)
 
-        def training_step(self, batch: Any, _: int) -> Any:
-            loss = self.layer(batch).square().mean()
-            self.log("reduced_train_loss", loss, prog_bar=True)
-            return loss
+    def training_step(self, batch: Any, _: int) -> Any:
+        loss = self.layer(batch).square().mean()
+        self.log("reduced_train_loss", loss, prog_bar=True)
+        return loss
 
-        def configure_optimizers(self) -> Any:
-            return torch.optim.SGD(self.parameters(), lr=0.1)
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    os.environ |= monkey
-    link = nemo2_parts.Link(str(folder), steps=6)
-    trainer = pl.Trainer(
-        max_steps=6, accelerator="cpu", callbacks=[link], logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1,
-    )  # fmt: skip
-    trainer.fit(Tiny(), torch.utils.data.DataLoader(torch.ones(6, 1)))
-    rows = [json.loads(line) for line in (folder / "checkpoints" / "training.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(6)), rows
-    assert all(row["loss"] == row["reduced_train_loss"] for row in rows) and rows[-1]["loss"] < rows[0]["loss"]
-    assert link._interrupted, "LINK_STEPS did not end the link"
-    trainer.save_checkpoint(folder / "any.ckpt")
-    [record] = [json.loads(line) for line in (folder / "links.jsonl").read_text().splitlines()]
-    assert (record["from"], record["step"]) == (0, 6) and record["peak_memory_bytes"] > 0
-    copy.deepcopy(link)  # NeMo copies a trainer's arguments for the checkpoint's context
-    for key in monkey:
-        del os.environ[key]
+
+def check_links(folder: Path, round_: str) -> None:
+    """Two links in real Trainers, with the recipe's callback, logger and checkpoints: saves, names, end, resumption.
+
+    The first link ends after LINK_STEPS by NeMo's own means, with a checkpoint; the second goes on from it. NeMo's
+    distributed checkpoints are folders of the same names without .ckpt.
+    """
+    recipe = recipes.load("reasoning-lora", round_) | {"SAVE_EVERY": "4", "STEPS": "6"}
+    paths = recipes.Paths(folder, "reasoning-lora", round_, recipe)
+    part = nemo2.finetune(recipe, paths, paths.base)
+    part["log"]["ckpt"] |= {"always_save_context": False, "save_context_on_train_end": False}  # of Megatron's models
+
+    def train(resume: Path | None = None) -> None:
+        link = fdl.build(nemo2.build(part["trainer"]["callbacks"][0], partial=False))
+        trainer = pl.Trainer(
+            max_steps=6, accelerator="cpu", callbacks=[link], logger=False, enable_progress_bar=False,
+            enable_model_summary=False, log_every_n_steps=1,
+        )  # fmt: skip
+        fdl.build(nemo2.build(part["log"], partial=False)).setup(trainer, resume_if_exists=True)
+        trainer.fit(Tiny(), torch.utils.data.DataLoader(torch.ones(64, 1)), ckpt_path=resume)
+
+    def saved() -> dict[int, float]:
+        """Step -> loss in the name of each -last, as far as the project finds them."""
+        shown = folder / "as-folders"
+        for path in (paths.train / "checkpoints").glob("*.ckpt"):
+            (shown / path.stem).mkdir(parents=True, exist_ok=True)
+        found = checkpoints.saved_steps("nemo2", shown)
+        shutil.rmtree(shown)
+        return {step: float(path.name.split("=")[1].split("-")[0]) for step, path in found.items()}
+
+    os.environ["LINK_STEPS"] = "3"
+    try:
+        train()
+        raise AssertionError("LINK_STEPS did not end the link")
+    except SystemExit as end:
+        assert end.code == 0
+    finally:
+        del os.environ["LINK_STEPS"]
+    rows = checkpoints.losses(paths.train / "checkpoints")
+    assert list(rows) == [1, 2, 3] and rows[1]["loss"] == 1.0, rows
+    assert saved() == {3: round(rows[3]["loss"], 4)}, saved()
+    [last] = (paths.train / "checkpoints").glob("*-last.ckpt")
+    train(last)
+    rows = checkpoints.losses(paths.train / "checkpoints")
+    assert list(rows) == list(range(1, 7)) and all(rows[n + 1]["loss"] < rows[n]["loss"] for n in range(1, 6)), rows
+    assert list(saved()) == [6], "the first link's save went when the second had one"
+    others = sorted(path.name for path in (paths.train / "checkpoints").glob("*.ckpt") if "-last" not in path.name)
+    assert len(others) == (1 if round_ == "published" else 0), others
+    links = [json.loads(line) for line in (paths.train / "links.jsonl").read_text().splitlines()]
+    assert {(row["from"], row["step"]) for row in links} == {(0, 3), (3, 4), (3, 6)}, links
+
+
+def check_context(folder: Path) -> None:
+    """NeMo writes the trainer into every checkpoint, and makes it again of that to export."""
+    strategy = run.Config(nl.MegatronStrategy)
+    callbacks = [run.Config(nemo2_parts.Link, folder=str(folder), steps=6)]
+    made = fdl.build(run.Config(nl.Trainer, accelerator="cpu", strategy=strategy, callbacks=callbacks, logger=False))
+    made.io_dump(folder / "context", yaml_attrs=[])
+    again = [c for c in io.load(folder / "context").callbacks if isinstance(c, nemo2_parts.Link)]
+    assert [(c.folder, c.steps) for c in again] == [(str(folder), 6)]
 
 
 def main() -> None:
@@ -266,15 +330,20 @@ def main() -> None:
         folders = {part: Path(name) / part for part in ("tokenizer", "chat", "question", "order", "link")}
         for folder in folders.values():
             folder.mkdir()
-        words = tokenizer(folders["tokenizer"])
+        words = tokenizer(folders["tokenizer"], EOT)
         check_chat_rows(folders["chat"], words)
         print("chat rows: published has a stray space and two ends of turn, corrected neither", flush=True)
         check_order(folders["order"], words)
         print("order: published permutes the rows, corrected keeps the file's", flush=True)
-        check_question_rows(folders["question"], words)
+        check_question_rows(folders["question"], tokenizer(folders["tokenizer"], EOS))
         print("question rows: published has no BOS, corrected has one, and one EOS", flush=True)
-        check_link(folders["link"], {"LINK_STEPS": "3"})
-        print("link: every step written down, ended after LINK_STEPS", flush=True)
+        # NeMo tells all processes of a link's end: here, of one process, and without CUDA's devices.
+        torch.distributed.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
+        torch.cuda.current_device = lambda: "cpu"
+        for round_ in ("nemo2", "published"):
+            check_links(folders["link"] / round_, round_)
+        check_context(folders["link"])
+        print("links: ended after LINK_STEPS with a checkpoint, gone on from, every step written down", flush=True)
 
 
 if __name__ == "__main__":

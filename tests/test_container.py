@@ -19,7 +19,7 @@ import pytest
 from conftest import ROOT, SLURM, Repo, failed, missing, ok, running_slurm
 from test_slurm import Job
 
-ENGINES = ("automodel", "cpu", "nemo-rl", "nemo2")
+ENGINES = ("automodel", "cpu", "nemo-rl", "nemo2", "nemo2-llama3")
 DIGEST = "sha256:" + "0" * 64
 SECRETS = {"HF_TOKEN": "secret-token", "WANDB_API_KEY": "secret-key"}
 CONTAINER = """
@@ -202,7 +202,9 @@ def test_every_engine_has_a_dockerfile_a_base_and_a_smoke_test() -> None:
         assert re.fullmatch(r"unset|sha256:[0-9a-f]{64}", pins[f"{key}_DIGEST"])
         text = (ROOT / f"docker/{engine}.Dockerfile").read_text()
         assert "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n" in text
-        assert re.search(rf"python /opt/nemo-sft-repro/docker/smoke.py {engine} >", text.split("RUN")[-1])
+        assert re.search(
+            rf"python /opt/nemo-sft-repro/docker/smoke.py {engine.removesuffix('-llama3')} >", text.split("RUN")[-1]
+        )
 
 
 def test_a_smoke_test_that_fails_says_which_import(tmp_path: Path) -> None:
@@ -215,7 +217,7 @@ def test_a_smoke_test_that_fails_says_which_import(tmp_path: Path) -> None:
 
 def test_an_image_is_known_by_what_it_is_built_from(code: Repo) -> None:
     before = {engine: tag(code, engine) for engine in ENGINES}
-    assert len(set(before.values())) == 4 and all(re.fullmatch("[0-9a-f]{12}", t) for t in before.values())
+    assert len(set(before.values())) == 5 and all(re.fullmatch("[0-9a-f]{12}", t) for t in before.values())
     code.edit("docker/requirements.txt", "torch==", "torch==9")
     code.edit("docker/versions.env", "NEMO2_DIGEST=unset", f"NEMO2_DIGEST={DIGEST}")
     (code.root / "scripts/demo.sh").write_text("")
@@ -310,7 +312,10 @@ def test_wrong_calls_of_make_container_are_one_line(stand_ins: Repo) -> None:
         result = stand_ins.call("scripts/container.sh", arguments[0], **dict(a.split("=") for a in arguments[1:]))
         failed(result, text, status=status)
 
-    refused("", text="say which image, e.g. make container ENGINE=cpu; engines: automodel, cpu, nemo-rl, nemo2")
+    refused(
+        "",
+        text="say which image, e.g. make container ENGINE=cpu; engines: automodel, cpu, nemo-rl, nemo2, nemo2-llama3",
+    )
     refused("vllm", text="there is no image for engine 'vllm'; it is automodel, cpu")
     refused("cpu", "BUILDER=kaniko", text="BUILDER=kaniko does not go with CONTAINER_RUNTIME=none; take docker podman")
     refused("cpu", "BUILDER=podman", "CONTAINER_RUNTIME=docker", text="does not go with CONTAINER_RUNTIME=docker; take")
