@@ -83,7 +83,7 @@ DEFAULTS = (
     "flash+chunked",
     "flash+fused",
     "flash+chunked+compile",
-    "flash+chunked+selective",
+    "flash+chunked+selective+plain",
     "flash+chunked+recompute",
     "flash+chunked+bf16",
     "flash+chunked+bf16+plain",
@@ -256,6 +256,7 @@ def engine_config(args: argparse.Namespace, knobs: Knobs, folder: Path) -> dict[
     recipe = recipes.load(MODEL, ROUND)
     loss, options = LOSSES[knobs["loss"]]
     te = knobs["attention"] == "te"
+    attention = ATTENTION.get(knobs["attention"], "sdpa")
     config: dict[str, Any] = {
         "recipe": "TrainFinetuneRecipeForNextTokenPrediction",
         "seed": SEED,
@@ -270,9 +271,10 @@ def engine_config(args: argparse.Namespace, knobs: Knobs, folder: Path) -> dict[
         "dist_env": {"backend": "gloo" if args.device == "cpu" else "nccl", "timeout_minutes": 30},
         "model": {
             "_target_": "nemo_automodel.NeMoAutoModelForCausalLM.from_config",
-            "config": {"_target_": "transformers.LlamaConfig"} | model_config(args),
+            # In the config, too: nemo-automodel's own Llama reads it there, and from_config does not put it in.
+            "config": {"_target_": "transformers.LlamaConfig", "attn_implementation": attention} | model_config(args),
             "torch_dtype": "bfloat16",
-            "attn_implementation": ATTENTION.get(knobs["attention"], "sdpa"),
+            "attn_implementation": attention,
             "use_liger_kernel": False,
             # Named outright: what is not would depend on whether Transformer Engine is installed.
             "backend": {

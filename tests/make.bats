@@ -186,10 +186,10 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 @test "what is not part of this version says so and writes nothing" {
     cp -r scripts python recipes sbatch docker Makefile "$TMP"
     cd "$TMP"
-    rm scripts/engines/automodel.sh
-    run scripts/submit.sh train tiny 1
+    rm scripts/engines/nemo2.sh
+    run scripts/submit.sh train reasoning-lora nemo2
     [ "$status" -eq 1 ]
-    [[ $output == *"error: engine automodel is not part of this version; "* ]]
+    [[ $output == *"error: engine nemo2 is not part of this version; "* ]]
     [ ! -e "$TMP/work" ]
 }
 

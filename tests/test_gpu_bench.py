@@ -164,12 +164,33 @@ def test_the_mfu_of_a_run_by_hand(smoke: tuple[dict[str, Any], str, str, Path]) 
 
 
 def test_a_setting_that_cannot_be_is_a_row_with_its_reason(smoke: tuple[dict[str, Any], str, str, Path]) -> None:
-    """nemo-automodel would quietly take sdpa in place of an attention that is not installed."""
+    """And the run goes on."""
     made, text, output, _ = smoke
     row = made["rows"][1]
     assert set(row) == {"setting", "reason"} and "\n" not in row["reason"]
-    assert row["reason"].startswith("asked for flash_attention_2, the engine has sdpa; ")
+    assert row["reason"].startswith("ImportError: FlashAttention2 ")
     assert f"| flash | - | - | - | - | - | {row['reason']} |" in text and row["reason"] in output
+
+
+def test_what_the_engine_replaces_is_no_figure_of_the_setting() -> None:
+    """nemo-automodel takes another loss, attention or precision where it cannot do what it was asked for."""
+    import torch
+
+    class Model(torch.nn.Linear):
+        config = argparse.Namespace(_attn_implementation="sdpa")
+
+    shape = gpu_bench.shape_of(argparse.Namespace(layers=1, hidden=64, vocab=32))
+    Model.__module__ = "nemo_automodel.components.models.llama.model"
+    masked = type("MaskedCrossEntropy", (torch.nn.Module,), {})()
+    engine = argparse.Namespace(model_parts=[Model(2, 2)], loss_fn=masked)
+    for setting, words in (
+        ("chunked", "asked for ChunkedCrossEntropy, the engine has MaskedCrossEntropy; "),
+        ("flash", "asked for flash_attention_2, the engine has sdpa; "),
+        ("bf16", "asked for adapters in torch.bfloat16, the engine has "),
+        ("sdpa", "trained parameters, the engine has 6; "),
+    ):
+        with pytest.raises(Failure, match=re.escape(words)):
+            gpu_bench.check_engine(engine, gpu_bench.knobs_of(setting), shape, 4)
 
 
 def test_wrong_calls_end_in_one_line(repo: Repo) -> None:

@@ -25,6 +25,7 @@ from little import BOS, little, write_recipe
 from little import END_OF_TURN as TURN_END
 from little import RECIPE as LITTLE
 from openmath import END_OF_TURN
+from packed import PackedSteps
 from verdicts import difference, judge_eos, turns
 
 Inspect = Callable[..., tuple[str, str]]
@@ -465,6 +466,21 @@ def test_nemo_rl_packs_a_global_batch(copy: Repo, inspect: Inspect) -> None:
     assert len(bins_of(short)) == 6 and f"… {len(bins) - 6} more bins" in short
 
 
+def test_automodel_packs_in_order(copy: Repo, inspect: Inspect) -> None:
+    """What is shown are the packs that a replica is given of a step."""
+    copy.derive("packed", PACKING="true", MICRO_BATCH=1, SHUFFLE="false")
+    out, error = inspect(copy, "--full", model="packed")
+    assert not error and "which training keeps: step 1" in out and "without padding" in out
+    tokenizer = AutoTokenizer.from_pretrained(copy.work / "models/mini")
+    steps = PackedSteps(str(data_file(copy)), 256, END_OF_TURN, 8, 1, False, 42, tokenizer)
+    packs = steps.batches(0)
+    bins = bins_of(out)
+    assert 1 < len(packs) < 8 and [number for rows, *_ in bins for number in rows] == list(range(1, 9))
+    for (_, tokens, boundaries, _), batch in zip(bins, packs, strict=True):
+        starts = [i for i, position in enumerate(batch["position_ids"][0].tolist()) if position == 0]
+        assert boundaries == [*starts, batch["input_ids"].shape[1]] and sum(tokens) == boundaries[-1]
+
+
 def test_nemo_rl_without_packing_pads_to_the_global_batch(copy: Repo, inspect: Inspect) -> None:
     copy.derive("rl", **NEMO_RL | {"PACKING": "false", "CP": 1, "MICRO_BATCH": 2})
     output, _ = inspect(copy, model="rl")
@@ -552,8 +568,6 @@ def test_what_is_wrong_in_llama3_rows(
 
 def test_rows_are_packed_in_their_order(llama: Repo, inspect: Inspect) -> None:
     """Each step takes the rows after those of the step before, in the bins that the trainer itself packs."""
-    from packed import PackedSteps
-
     write_recipe(llama, "packs", PACKING="true", GLOBAL_BATCH=16, SEQ_LEN=200)
     tokenizer = AutoTokenizer.from_pretrained(llama.work / "models/Little-Llama")
     path = str(llama.work / "data/little/round1/training.jsonl")
