@@ -92,7 +92,7 @@ check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own cla
 	@scripts/check-nemo2.sh
 bench: setup ## time data, curation and averaging against the published scripts: BENCH=data, curation or average for one
 	@tests/bench/run.sh
-gpu-bench: setup ## tokens/s, MFU and memory of LoRA on the 8B shape, setting by setting; needs a GPU
+gpu-bench: ## tokens/s, MFU and memory of LoRA on the 8B shape, setting by setting; needs a GPU
 	@scripts/gpu-bench.sh
 clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
-from dataset import line_offsets, pack
+from dataset import fill, line_offsets, pack
 from lib import (
     Failure,
     Progress,
@@ -119,13 +119,18 @@ def figures(recipe: recipes.Recipe, rows: int, found: Lengths, whole: bool, seed
     error = 0.0 if whole else spread / math.sqrt(n) / mean
     lost = [too_long(engine, x, seq_len) for x in total]
     supervised = sum(s for s, gone in zip(found.answer, lost, strict=True) if not gone) / n
-    # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. A row that is
-    # masked leaves a few tokens, a row in a bin is padded.
+    # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. With NeMo-RL a row
+    # that is masked leaves a few tokens, and a row in a bin is padded.
     draw = random.Random(seed)
     drawn = draw.sample(total, batch) if batch <= n else draw.choices(total, k=batch)
-    unit = recipes.sequence_unit(recipe)
-    padded = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
-    bins = [sum(padded[i] for i in rows) for rows in pack(padded, -(-seq_len // unit) * unit)]
+    if engine == "nemo-rl":
+        unit = recipes.sequence_unit(recipe)
+        lengths = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
+        packed = pack(lengths, -(-seq_len // unit) * unit)
+    else:  # in their order, without padding, as packed.py does
+        lengths = [max(1, min(x, seq_len) - 1) for x in drawn]
+        packed = fill(lengths, seq_len)
+    bins = [sum(lengths[i] for i in rows) for rows in packed]
     return {
         "rows": rows,
         "counted": n,
@@ -188,7 +193,7 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: recipes.Recipe)
         f"packed      {report['bins_per_batch']:>15,}  sequences of {report['seq_len']:,} hold such a batch, "
         f"{report['bin_fill']:.0%} full",
         f"            {report['steps_per_epoch_packed']:>15,}  steps per epoch where a step counts packed sequences "
-        + ("(nemo-rl counts rows)" if recipe["ENGINE"] == "nemo-rl" else "(not this recipe's way)"),
+        "(here it counts rows)",
         "",
     ]
     most = max(report["histogram"]["rows"])

@@ -117,8 +117,11 @@ def test_percentiles_are_values_that_occur() -> None:
 
 def test_the_packed_estimate_is_right_where_it_can_be_told() -> None:
     """Rows of 100 and 156 tokens in bins of 256: two a bin, so a batch of 8 rows takes 4 full ones."""
-    recipe = {"SEQ_LEN": "256", "GLOBAL_BATCH": "8", "ENGINE": "automodel", "CP": "1", "TP": "1", "STEPS": "10"}
+    recipe = {"SEQ_LEN": "256", "GLOBAL_BATCH": "8", "ENGINE": "nemo-rl", "CP": "1", "TP": "1", "STEPS": "10"}
     found = report.Lengths(prompt=[40, 40] * 4, answer=[60, 116] * 4)
     made = report.figures(recipe, 800, found, False, 1)
     assert (made["bins_per_batch"], made["bin_fill"], made["steps_per_epoch_packed"]) == (4, 1.0, 50)
     assert made["steps_per_epoch"] == 100 and made["tokens"]["total"] == 128 * 800
+    # nemo-automodel packs rows as they come, each by one token shorter: its last is only asked for.
+    made = report.figures(recipe | {"ENGINE": "automodel"}, 800, report.Lengths([40] * 8, [89] * 8), False, 1)
+    assert (made["bins_per_batch"], made["bin_fill"]) == (4, 1.0)
