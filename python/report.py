@@ -119,7 +119,7 @@ def figures(recipe: recipes.Recipe, rows: int, found: Lengths, whole: bool, seed
     error = 0.0 if whole else spread / math.sqrt(n) / mean
     lost = [too_long(engine, x, seq_len) for x in total]
     supervised = sum(s for s, gone in zip(found.answer, lost, strict=True) if not gone) / n
-    # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. With NeMo-RL a row
+    # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. Of NeMo-RL: a row
     # that is masked leaves a few tokens, and a row in a bin is padded.
     draw = random.Random(seed)
     drawn = draw.sample(total, batch) if batch <= n else draw.choices(total, k=batch)
