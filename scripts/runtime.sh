@@ -31,7 +31,9 @@ container_tag() {
         (cd "$ROOT" && cat "$file" "${copied[@]}")
     } | sha256sum | cut -c1-12
 }
-container_engines() { (cd "$ROOT/docker" && printf '%s ' *.Dockerfile) | sed 's/\.Dockerfile / /g; s/ *$//; s/ /, /g'; }
+container_engines() {
+    (cd "$ROOT/docker" && printf '%s\n' *.Dockerfile) | sed 's/\.Dockerfile$//' | LC_ALL=C sort | paste -sd, | sed 's/,/, /g'
+}
 
 check_runtime() {
     [[ ${CONTAINER_RUNTIME:-none} =~ ^(pyxis|enroot|apptainer|docker|podman|none)$ ]] ||

@@ -37,4 +37,4 @@ log 'tests: shell and make'
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi
 
 log 'tests: Python, the real engine, a real Slurm'
-python -m pytest -m 'not slow' -n 2 --dist loadfile --durations=60
+python -m pytest -m 'not slow' -n 2 --dist loadfile

@@ -250,7 +250,7 @@ def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
     folders = [run / "convert/.step_50.part", run / ".average.part", run / ".eval.part", run / ".results.part"]
     for folder in folders:
         interrupted(copy, folder.exists, "scripts/submit.sh", "train", "mini", "1")
-        assert not folder.exists(), "half-written"
+        assert not folder.exists() or folder.name == ".eval.part", "half-written"  # answers are gone on with
     ok(copy.call("scripts/submit.sh", "train", "mini", "1"))
     assert copy.losses() == trained.losses()
     scores = [json.loads((r.run_dir() / "results/results.json").read_text())["averaged"] for r in (copy, trained)]
