@@ -36,11 +36,9 @@ ADDED: dict[str, tuple[type, str]] = {
 }
 # Keys and whole sections that may be null though their default is not: where null is looked at.
 NULLABLE = {
-    "checkpointing.keep_top_k": "nemo_rl/utils/checkpoint.py:281: all checkpoints stay",
     "checkpointing.metric_name": "nemo_rl/algorithms/sft.py:541: no metric ranks the checkpoints",
     "data.validation": "examples/run_sft.py:121: no validation set",
     "policy.optimizer": "examples/configs/recipes/llm/sft-llama3.1-8b-1n8g-megatron-seqpack.yaml: Megatron has its own",
-    "policy.tokenizer.chat_template": "nemo_rl/algorithms/utils.py:374: contents are joined as they are",
 }
 # Keys whose default is null: the type of any other value.
 NULL_DEFAULT: dict[str, type] = {"checkpointing.checkpoint_must_save_by": str}
@@ -55,6 +53,9 @@ EXPRESSIONS: dict[str, type] = {
 }
 
 SCHEDULERS = "torch.optim.lr_scheduler"
+# Joins the contents of prompt and answer as they are: what v0.7.0 takes where there is no template
+# (nemo_rl/algorithms/utils.py:374), but its configuration has to hold a string (nemo_rl/models/policy/__init__.py:443).
+JOIN_CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 DURATION = re.compile(r"\d\d:([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
@@ -353,7 +354,8 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         "checkpointing.checkpoint_dir": str(paths.train / "checkpoints"),
         "checkpointing.metric_name": None,
         "checkpointing.higher_is_better": False,
-        "checkpointing.keep_top_k": None,
+        # All: a step saves one checkpoint at most. It must be a number (v0.7.0 nemo_rl/utils/checkpoint.py:95).
+        "checkpointing.keep_top_k": int(recipe["STEPS"]),
         "checkpointing.save_period": int(recipe["SAVE_EVERY"]),
         "checkpointing.checkpoint_must_save_by": None
         if link.must_save_by is None
@@ -361,7 +363,7 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         "checkpointing.save_optimizer": True,
         "policy.model_name": str(paths.start),
         "policy.tokenizer.name": str(paths.start),
-        "policy.tokenizer.chat_template": None,
+        "policy.tokenizer.chat_template": JOIN_CONTENTS,
         "policy.tokenizer.chat_template_kwargs": None,
         "policy.train_global_batch_size": int(recipe["GLOBAL_BATCH"]),
         "policy.train_micro_batch_size": micro,

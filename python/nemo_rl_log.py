@@ -16,12 +16,13 @@ from typing import Any
 
 from lib import Failure, log, read_json, run
 
-# v0.7.0 nemo_rl/algorithms/sft.py: 236, 431, 572, 599, 612, 619, 627.
-SETUP, STEP = re.compile(r"^\s+SETUP COMPLETE"), re.compile(r"^=+ Step (\d+)/(\d+) =+$")
+# v0.7.0 nemo_rl/algorithms/sft.py: 236, 431, 572, 599, 612, 619, 627. Text of the driver begins a line, but Ray writes
+# workers' lines between the text and the newline of an unbuffered print, so nothing is asked of a line's end.
+SETUP, STEP = re.compile(r"^\s+SETUP COMPLETE"), re.compile(r"^=+ Step (\d+)/(\d+) =+")
 FIELDS = {
-    "loss": re.compile(r"^  • Loss: (\S+)$"),
-    "mfu": re.compile(r"^  • Training Model Floating Point Utilization: ([\d.]+)%$"),
-    "seconds": re.compile(r"^  • Total step time: ([\d.]+)s$"),
+    "loss": re.compile(r"^  • Loss: (-?\d+\.\d{4}|nan|-?inf)"),
+    "mfu": re.compile(r"^  • Training Model Floating Point Utilization: ([\d.]+)%"),
+    "seconds": re.compile(r"^  • Total step time: ([\d.]+)s"),
     "save_seconds": re.compile(r"^  • checkpointing: ([\d.]+)s"),
 }
 # After these NeMo-RL goes on, with another run than was asked for: an optimizer that begins anew in mid-run (v0.7.0

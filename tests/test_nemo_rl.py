@@ -209,7 +209,7 @@ def test_hydra_reads_qwen7bs_first_round_as_published() -> None:
     assert policy["make_sequence_length_divisible_by"] == 16
     assert policy["tokenizer"] == {
         "name": "/WORK/models/Qwen2.5-Math-7B",
-        "chat_template": None,
+        "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
         "chat_template_kwargs": None,
     }
     assert config["data"]["train"] == {
@@ -228,7 +228,7 @@ def test_hydra_reads_qwen7bs_first_round_as_published() -> None:
         "checkpoint_dir": "/WORK/runs/qwen7b/round1/train/checkpoints",
         "metric_name": None,
         "higher_is_better": False,
-        "keep_top_k": None,
+        "keep_top_k": 30000,
         "save_period": 7500,
         "checkpoint_must_save_by": "00:03:45:00",
         "save_optimizer": True,

@@ -49,7 +49,7 @@ def image(folder: Path) -> dict[str, str]:
         "NEMO_RL_DIR": str(folder / "nemo-rl"),
         "NEMO_RL_VENV_DIR": str(folder / "venvs"),
         "PATH": f"{STANDIN}/bin:{os.environ['PATH']}",
-        "RAY_CPUS": "2",  # of each of four nodes on one small machine
+        "RAY_CPUS": "3",  # of each of four nodes on one small machine
         "CONTAINER_RUNTIME": "none",
     }
 

@@ -40,7 +40,7 @@ def seconds(text: str) -> int:
     return ((parts[0] * 24 + parts[1]) * 60 + parts[2]) * 60 + parts[3]
 
 
-@ray.remote(num_gpus=1, num_cpus=0)
+@ray.remote(num_gpus=1, num_cpus=1)  # as v0.7.0 nemo_rl/distributed/virtual_cluster.py:803
 class Worker:
     """One GPU's process."""
 
