@@ -38,9 +38,7 @@ def main() -> None:
 
     # A process group of one over gloo: a conversion needs no GPU, and none of RANK, WORLD_SIZE and MASTER_ADDR are set.
     with temporary_distributed_context(backend="gloo"):
-        import_model_from_hf_name(
-            args.model, args.target, megatron_config=MEGATRON | {"pipeline_dtype": args.dtype}
-        )
+        import_model_from_hf_name(args.model, args.target, megatron_config=MEGATRON | {"pipeline_dtype": args.dtype})
 
 
 if __name__ == "__main__":

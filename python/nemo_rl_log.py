@@ -34,8 +34,16 @@ WRONG = {
 Row = dict[str, Any]
 
 
+# What a terminal takes for colours, and what a progress bar has written before the driver's own text.
+NOISE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|.*\r(?=.)")
+
+
 class Parser:
-    """Lines in, rows of finished steps out; `first` is the step that the link resumed from."""
+    """Lines in, rows of finished steps out; `first` is the step that the link resumed from.
+
+    A header counts within its epoch, of which M in "Step N/M" is the length, where it is not that of the whole run. So
+    headers that are lost in other text do not shift the steps after them.
+    """
 
     def __init__(self, first: int):
         self.step, self.row, self.set_up, self.resumed = first, Row(), False, first > 0
@@ -46,9 +54,12 @@ class Parser:
             for words, why in WRONG.items():
                 if words in line:
                     raise Failure(f"{why}; move that checkpoint away, and resume from the one before it")
+        line = NOISE.sub("", line)
         self.set_up = self.set_up or bool(SETUP.match(line))
-        if STEP.match(line):
-            done, self.step = self.row, self.step + 1
+        if header := STEP.match(line):
+            number, length = int(header[1]), max(1, int(header[2]))
+            lost = (number - 1 - self.step) % length
+            done, self.step = self.row, self.step + lost + 1
             self.row = Row(step=self.step - 1)
             return done if "loss" in done else None
         for name, pattern in FIELDS.items():

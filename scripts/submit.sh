@@ -79,6 +79,7 @@ check_inputs() {
             ;;
         train)
             stage train --check >/dev/null
+            if [[ $ENGINE == nemo-rl ]]; then stage nemo_rl >/dev/null; fi
             check_container
             ;;
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;

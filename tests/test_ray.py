@@ -33,7 +33,8 @@ def image(folder: Path) -> dict[str, str]:
 
     shutil.copytree(ROOT / "tests/standin/nemo-rl", folder / "nemo-rl", ignore=shutil.ignore_patterns("__pycache__"))
     tree: dict = {}
-    for key, value in json.loads((ROOT / "python/nemo_rl_keys.json").read_text())["keys"].items():
+    facts = json.loads((ROOT / "python/nemo_rl_versions.json").read_text())["0.7"]["keys"]
+    for key, value in ((key, fact["default"]) for key, fact in facts.items() if "default" in fact):
         *path, last = key.split(".")
         at = tree
         for part in path:

@@ -6,7 +6,8 @@
 # convert STEP TARGET            a Megatron checkpoint as a Hugging Face folder
 #
 # Environment: NEMO_RL_DIR; LINK_END (when the link has to have saved, in seconds since the
-# epoch). Beside OVERRIDES lies `reserve`: the seconds of what is left then that are not for training.
+# epoch). Beside OVERRIDES lie `reserve`: the seconds of what is left then that are not for training; `version`: what
+# OVERRIDES was written for, and a key that only this version has; and, after an exception, `reason`.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//p}' "$0"
@@ -39,7 +40,12 @@ case ${1:-} in
                 fi
             done
         fi
-        exec python examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
+        read -r version marker <"${2%/*}/version"
+        grep -qs "^ *$marker:" examples/configs/sft.yaml || {
+            echo "error: the NeMo-RL in $PWD is not version $version; set NEMO_RL_VERSION to what it is, or take another image" >&2
+            exit 1
+        }
+        exec python "$here/python/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
         ;;
     cache)
         python_with_megatron "$here/python/nemo_rl_cache.py" "$2" "$3" "$4"
