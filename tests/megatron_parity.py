@@ -1,11 +1,11 @@
 """Megatron-Core's own forward and backward on packed rows against transformers' on the same rows one by one.
 
-    torchrun --nproc-per-node TP tests/megatron_parity.py MODEL ROWS.json >differences.json
+    torchrun --nproc-per-node TP tests/megatron_parity.py ROWS.json MODEL... >differences.json
 
 Run by test_megatron.py with the Python of docker/requirements-standin.txt. ROWS.json: {"rows": [{"ids": [...], "loss":
-[...]}], "packs": [[row, ...], ...], "unit": n}; a row is padded to a multiple of unit tokens, as NeMo-RL does. Printed:
-for each case the two mean losses, and the largest differences of logits (absolute) and of gradients (relative to the
-largest gradient of the same weight). Beside the case "right" stand some that are wrong on purpose.
+[...]}], "packs": [[row, ...], ...], "unit": n}; a row is padded to a multiple of unit tokens, as NeMo-RL does. Printed
+of each model: for each case the two mean losses, and the largest differences of logits (absolute) and of gradients
+(relative to the largest gradient of the same weight). Beside the case "right" stand some that are wrong on purpose.
 """
 
 import json
@@ -31,6 +31,7 @@ def megatron_model(path: str, tp: int, **changes: Any) -> tuple[Any, torch.nn.Mo
     bridge = AutoBridge.from_hf_pretrained(path)
     provider = megatron_cpu.configure(bridge.to_megatron_provider(load_weights=True))
     provider.tensor_model_parallel_size, provider.sequence_parallel = tp, False
+    provider.moe_aux_loss_coeff = 0.0  # Bridge's own 1e-3 enters the gradients, but no loss that is compared here
     for name, value in changes.items():
         assert hasattr(provider, name), name
         setattr(provider, name, value)
@@ -76,6 +77,19 @@ def gradients(bridge: Any, model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in bridge.export_hf_weights(model, cpu=True, show_progress=False)}
 
 
+def experts(name: str, gradient: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    """A weight's parts under the names of a checkpoint: transformers holds all experts of a layer in one."""
+    path, _, kind = name.rpartition(".")
+    if not path.endswith(".experts"):
+        return [(name, gradient)]
+    parts = ("gate_proj", "up_proj") if kind == "gate_up_proj" else (kind,)
+    return [
+        (f"{path}.{number}.{part}.weight", piece)
+        for number, expert in enumerate(gradient)
+        for part, piece in zip(parts, expert.chunk(len(parts)), strict=True)
+    ]
+
+
 def shifted(rows: Rows) -> Rows:
     """Masks that are one token late."""
     return [{"ids": row["ids"], "loss": [0, *row["loss"][:-1]]} for row in rows]
@@ -86,30 +100,28 @@ def unmasked(rows: Rows) -> Rows:
     return [{"ids": row["ids"], "loss": [0] + [1] * (len(row["ids"]) - 1)} for row in rows]
 
 
-def main() -> None:
-    path, file = sys.argv[1:]
-    with open(file) as opened:
-        given = json.load(opened)
-    rows, packs, unit = given["rows"], given["packs"], given["unit"]
-    tp = int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo")
-    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tp)
+CASES: dict[str, tuple[dict[str, Any], Any]] = {
+    "right": ({}, lambda rows: rows),
+    "rope": ({"rotary_base": 10000}, lambda rows: rows),
+    "shifted": ({}, shifted),
+    "unmasked": ({}, unmasked),
+}
 
+
+def compare(path: str, rows: Rows, packs: list[list[int]], unit: int, tp: int) -> dict[str, dict[str, Any]]:
+    """Case -> the differences."""
     reference = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     wanted = [reference(torch.tensor([row["ids"]])).logits[0] for row in rows]
     loss = mean_loss(wanted, rows)
     loss.backward()
-    expected = {name: weight.grad for name, weight in reference.named_parameters()}
-    found = {}
-    cases: dict[str, tuple[dict[str, Any], Rows, list[list[int]]]] = {
-        "right": ({}, rows, packs),
-        "rope": ({"rotary_base": 10000}, rows, packs),
-        "shifted": ({}, shifted(rows), packs),
-        "unmasked": ({}, unmasked(rows), packs),
+    expected = {
+        part: gradient for name, weight in reference.named_parameters() for part, gradient in experts(name, weight.grad)
     }
-    for name, (changes, case, bins) in cases.items():
+    found = {}
+    for name, (changes, change) in CASES.items():
+        case = change(rows)
         bridge, model = megatron_model(path, tp, **changes)
-        logits = [part[:, : wanted[0].shape[1]] for part in packed_logits(model[0], case, bins, unit)]
+        logits = [part[:, : wanted[0].shape[1]] for part in packed_logits(model[0], case, packs, unit)]
         ours = mean_loss(logits, case)
         ours.backward()
         made = gradients(bridge, model)
@@ -123,6 +135,16 @@ def main() -> None:
             "worst": max(off, key=off.__getitem__),
             "tokens": sum(sum(row["loss"]) for row in case),
         }
+    return found
+
+
+def main() -> None:
+    with open(sys.argv[1]) as opened:
+        given = json.load(opened)
+    tp = int(os.environ["WORLD_SIZE"])
+    dist.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=tp)
+    found = {path: compare(path, given["rows"], given["packs"], given["unit"], tp) for path in sys.argv[2:]}
     if dist.get_rank() == 0:
         print(json.dumps(found))
     dist.barrier()

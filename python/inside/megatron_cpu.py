@@ -81,6 +81,7 @@ for _name in (
 import megatron.core  # looks for Transformer Engine, and has to find none
 import megatron.core.models.gpt.gpt_layer_specs  # noqa: F401
 import torch
+import torch._dynamo
 import torch.nn.functional as F
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 
@@ -88,10 +89,27 @@ from megatron.core.transformer.dot_product_attention import DotProductAttention
 absent = Absent("transformer_engine", "modelopt", "megatron.energon", "PIL", "nvidia_resiliency_ext")
 sys.meta_path.append(absent)
 
-torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
-torch.cuda.set_rng_state = lambda *_: None
-torch.cuda.synchronize = torch.cuda.set_device = lambda *_: None
-torch.cuda.current_device = lambda: "cpu"
+
+def _get_rng_state(*_: Any) -> torch.Tensor:
+    return torch.get_rng_state()
+
+
+def _current_device() -> str:
+    return "cpu"
+
+
+def _nothing() -> Any:
+    """A function that does nothing; one for each use, for torch's compiler tells functions by their identity."""
+
+    def nothing(*_: Any) -> None: ...
+
+    return nothing
+
+
+torch._dynamo.config.disable = True  # compiling takes longer than it saves
+torch.cuda.get_rng_state, torch.cuda.current_device = _get_rng_state, _current_device
+for _name in ("set_rng_state", "synchronize", "set_device"):
+    setattr(torch.cuda, _name, _nothing())
 
 _unpacked_attention = DotProductAttention.forward
 
