@@ -5,10 +5,11 @@
 
 The one home of the mapping from the recipe's names to NeMo-RL's. An override is `key=value` for a key of that file and
 `+key=value` for one of ADDED, never `++`, which makes NeMo-RL take any key and ignore it. Each is held against
-nemo_rl_keys.json, the file's keys with their defaults, before it is printed; and what a run depends on is written out
-even where it equals the default, so that a changed default upstream cannot change the run.
+nemo_rl_versions.json, the file's keys with their defaults and types, before it is printed; and what a run depends on is
+written out even where it equals the default, so that a changed default upstream cannot change the run.
 """
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,46 +19,90 @@ from typing import Any
 import recipe as recipes
 from lib import ROOT, Failure, read_json, run, usage
 
-KEYS: dict[str, Any] = read_json(ROOT / "python" / "nemo_rl_keys.json")["keys"]
-
-# Keys that v0.7.0 reads but its sft.yaml does not list: (type, where it is read).
+# Keys that v0.7.0 reads but its sft.yaml does not list: where it reads them.
 RESPONSE = "nemo_rl/data/datasets/response_datasets/response_dataset.py:42-52"
-ADDED: dict[str, tuple[type, str]] = {
+ADDED = {
     **{
-        f"data.{part}.{key}": (kind, RESPONSE)
+        f"data.{part}.{key}": RESPONSE
         for part in ("train", "validation")
-        for key, kind in (("data_path", str), ("input_key", str), ("output_key", str), ("split_validation_size", int))
+        for key in ("data_path", "input_key", "output_key", "split_validation_size")
     },
-    "policy.scheduler": (list, "nemo_rl/models/automodel/setup.py:824-848"),
-    "checkpointing.model_save_format": (str, "nemo_rl/utils/checkpoint.py:100"),
-    "checkpointing.save_consolidated": (bool, "nemo_rl/utils/checkpoint.py:101"),
-    "logger.wandb.id": (str, "nemo_rl/utils/logger.py:209, passed to wandb.init"),
-    "logger.wandb.resume": (str, "nemo_rl/utils/logger.py:209, passed to wandb.init"),
+    "policy.scheduler": "nemo_rl/models/automodel/setup.py:824-848",
+    "checkpointing.model_save_format": "nemo_rl/utils/checkpoint.py:100",
+    "checkpointing.save_consolidated": "nemo_rl/utils/checkpoint.py:101",
+    "logger.wandb.id": "nemo_rl/utils/logger.py:209, passed to wandb.init",
+    "logger.wandb.resume": "nemo_rl/utils/logger.py:209, passed to wandb.init",
 }
-# Keys and whole sections that may be null though their default is not: where null is looked at.
-NULLABLE = {
-    "checkpointing.keep_top_k": "nemo_rl/utils/checkpoint.py:281: all checkpoints stay",
-    "checkpointing.metric_name": "nemo_rl/algorithms/sft.py:541: no metric ranks the checkpoints",
-    "data.validation": "examples/run_sft.py:121: no validation set",
-    "policy.optimizer": "examples/configs/recipes/llm/sft-llama3.1-8b-1n8g-megatron-seqpack.yaml: Megatron has its own",
-    "policy.tokenizer.chat_template": "nemo_rl/algorithms/utils.py:374: contents are joined as they are",
-}
-# Keys whose default is null: the type of any other value.
-NULL_DEFAULT: dict[str, type] = {"checkpointing.checkpoint_must_save_by": str}
-# Keys whose default is an expression in other keys: the type of its value.
-EXPRESSIONS: dict[str, type] = {
-    "data.max_input_seq_length": int,
-    "policy.make_sequence_length_divisible_by": int,
-    "policy.megatron_cfg.optimizer.clip_grad": float,
-    "policy.megatron_cfg.scheduler.end_weight_decay": float,
-    "policy.megatron_cfg.scheduler.start_weight_decay": float,
-    "policy.sequence_packing.train_mb_tokens": int,
+# JSON schema's names of types -> the types of Python that are taken for them.
+TYPES: dict[str, tuple[type, ...]] = {
+    "integer": (int,),
+    "number": (int, float),
+    "boolean": (bool,),
+    "string": (str,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+    "any": (int, float, bool, str, list, dict, type(None)),
 }
 
+FACTS = ROOT / "python" / "nemo_rl_versions.json"
 SCHEDULERS = "torch.optim.lr_scheduler"
+# Joins the contents of prompt and answer as they are: what v0.7.0 takes where there is no template
+# (nemo_rl/algorithms/utils.py:374), but its configuration has to hold a string (nemo_rl/models/policy/__init__.py:443).
+JOIN_CONTENTS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
 DURATION = re.compile(r"\d\d:([01]\d|2[0-3]):[0-5]\d:[0-5]\d", re.ASCII)
 RUN_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9_./-]*")
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is recorded of a version of NeMo-RL in nemo_rl_versions.json.
+
+    keys: dotted key -> {"types", "required", and "default" where sft.yaml lists it}. renamed: v0.7.0's key -> this
+    one's. marker, resume_files, background: see the file.
+    """
+
+    name: str
+    commit: str
+    marker: str
+    resume_files: tuple[str, ...]
+    background: bool
+    keys: dict[str, dict[str, Any]]
+    renamed: dict[str, str]
+    like: str = ""
+
+    def listed(self, key: str) -> bool:
+        """Whether sft.yaml has the key, or a section of that name."""
+        return "default" in self.keys.get(key, {}) or any(
+            known.startswith(f"{key}.") and "default" in fact for known, fact in self.keys.items()
+        )
+
+
+def versions() -> list[str]:
+    """The versions of NeMo-RL that there are facts of, the oldest first."""
+    return [name for name in read_json(FACTS) if not name.startswith("_")]
+
+
+def load_version(name: str = "") -> Version:
+    """The facts of a version; by default, of the image that docker/versions.env names. Raises Failure (status 2).
+
+    name: as in nemo_rl_versions.json, or a release of it, such as 0.7.1 or v0.7.0.
+    """
+    if not name:
+        tag = re.search(r"^NEMO_RL_IMAGE=\S+:(\S+)$", (ROOT / "docker/versions.env").read_text(encoding="utf-8"), re.M)
+        name = tag[1] if tag else ""
+    found = read_json(FACTS)
+    short = re.sub(r"^v?(\d+\.\d+)\.\d+$", r"\1", name)
+    if short not in versions():
+        usage(f"NEMO_RL_VERSION={name} is not known here; it is {', '.join(versions())}")
+    facts = found[short]
+    base = found[facts["like"]]["keys"] if "like" in facts else {}
+    keys = {key: fact for key, fact in {**base, **facts["keys"]}.items() if fact is not None}
+    rest = {key: facts[key] for key in ("commit", "marker", "background")} | {"like": facts.get("like", "")}
+    return Version(
+        short, keys=keys, renamed=facts.get("renamed", {}), resume_files=tuple(facts["resume_files"]), **rest
+    )
 
 
 @dataclass(frozen=True)
@@ -135,27 +180,37 @@ def render(value: Any) -> str:
             return repr(value)
 
 
-def check(key: str, value: Any) -> str:
+def check(key: str, value: Any, version: Version) -> str:
     """`key` as an override has to write it: with + if sft.yaml does not list it. Raises Failure.
 
-    Refused are a key that v0.7.0 does not read, and a value of another type than its default's.
+    Refused are a key that `version` does not read, and a value of another type than its configuration takes: NeMo-RL
+    itself looks at types only once the job runs (v0.7.0 examples/run_sft.py:178).
     """
-    section = any(known.startswith(f"{key}.") for known in KEYS)
-    if key in ADDED:
-        kind, added = ADDED[key][0], True
-    elif key in KEYS or section:
-        default = KEYS.get(key)
-        kind, added = EXPRESSIONS.get(key) or NULL_DEFAULT.get(key) or type(default), False
-    else:
-        raise Failure(f"NeMo-RL v0.7.0 has no key {key}; mend the mapping in python/nemo_rl.py")
-    if value is None:
-        fits = key in NULLABLE or KEYS.get(key, "") is None
-    else:
-        fits = not section and (type(value) is kind or (kind is float and type(value) is int))
-    if not fits:
-        wanted = "a section" if section else kind.__name__
-        raise Failure(f"NeMo-RL's {key} is {wanted}, not {value!r}; mend the mapping in python/nemo_rl.py")
-    return f"+{key}" if added else key
+    fact = version.keys.get(key)
+    if key not in ADDED and (fact is None or not version.listed(key)):
+        raise Failure(f"NeMo-RL {version.name} has no key {key}; mend the mapping in python/nemo_rl.py")
+    names = fact["types"] if fact else ["string"]  # wandb's own: NeMo-RL hands them on
+    if type(value) not in {kind for name in names for kind in TYPES[name]}:
+        kinds = " or ".join(names)
+        raise Failure(f"NeMo-RL's {key} is {kinds}, not {value!r}; mend the mapping in python/nemo_rl.py")
+    return f"+{key}" if key in ADDED else key
+
+
+def check_complete(values: dict[str, Any], version: Version) -> None:
+    """Raise Failure where a key is missing that `version` demands of a section that is on."""
+    present = {key for key, fact in version.keys.items() if "default" in fact} | set(values)
+
+    def on(section: str) -> bool:
+        parts = section.split(".")
+        above = [".".join(parts[: n + 1]) for n in range(len(parts))]
+        enabled = {values.get(f"{s}.enabled", version.keys.get(f"{s}.enabled", {}).get("default")) for s in above}
+        there = any(key.startswith(f"{section}.") for key in present)
+        return there and False not in enabled and not any(values.get(s, "") is None for s in above)
+
+    for key, fact in version.keys.items():
+        there = key in present or any(known.startswith(f"{key}.") for known in present)
+        if fact["required"] and not there and on(key.rpartition(".")[0]):
+            raise Failure(f"NeMo-RL {version.name} demands {key}; mend the mapping in python/nemo_rl.py")
 
 
 # --- the mapping -------------------------------------------------------------------------------------------------
@@ -274,7 +329,7 @@ def backend(recipe: recipes.Recipe) -> dict[str, Any]:
     if recipe["BACKEND"] == "megatron":
         return {
             "policy.dtensor_cfg.enabled": False,
-            "policy.optimizer": None,
+            "policy.optimizer": None,  # Megatron has its own: recipes/llm/sft-llama3.1-8b-1n8g-megatron-seqpack.yaml
             **{f"policy.megatron_cfg.{key}": value for key, value in megatron(recipe).items()},
         }
     return {
@@ -317,7 +372,9 @@ def validation(recipe: recipes.Recipe, paths: recipes.Paths) -> dict[str, Any]:
         "sft.val_at_start": on,
         "sft.val_at_end": on,
     }
-    return batch | (dataset("validation", paths.validation) if on else {"data.validation": None})
+    return batch | (
+        dataset("validation", paths.validation) if on else {"data.validation": None}
+    )  # examples/run_sft.py:121
 
 
 def logger(link: Link) -> dict[str, Any]:
@@ -351,9 +408,10 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         **validation(recipe, paths),
         "checkpointing.enabled": True,
         "checkpointing.checkpoint_dir": str(paths.train / "checkpoints"),
-        "checkpointing.metric_name": None,
+        "checkpointing.metric_name": None,  # no metric ranks them: v0.7.0 nemo_rl/algorithms/sft.py:541
         "checkpointing.higher_is_better": False,
-        "checkpointing.keep_top_k": None,
+        # All: a step saves one checkpoint at most. It must be a number (v0.7.0 nemo_rl/utils/checkpoint.py:95).
+        "checkpointing.keep_top_k": int(recipe["STEPS"]),
         "checkpointing.save_period": int(recipe["SAVE_EVERY"]),
         "checkpointing.checkpoint_must_save_by": None
         if link.must_save_by is None
@@ -361,7 +419,7 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         "checkpointing.save_optimizer": True,
         "policy.model_name": str(paths.start),
         "policy.tokenizer.name": str(paths.start),
-        "policy.tokenizer.chat_template": None,
+        "policy.tokenizer.chat_template": JOIN_CONTENTS,
         "policy.tokenizer.chat_template_kwargs": None,
         "policy.train_global_batch_size": int(recipe["GLOBAL_BATCH"]),
         "policy.train_micro_batch_size": micro,
@@ -393,11 +451,34 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
     }
 
 
-def overrides(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> list[str]:
-    """The overrides of a recipe of engine nemo-rl, in Hydra's grammar, each checked. Raises Failure."""
+def of_version(values: dict[str, Any], version: Version) -> dict[str, Any]:
+    """v0.7.0's keys and values in the words of `version`. A key that it lists and v0.7.0 does not is written out with
+    the default that is recorded of it, in each section that is used."""
+    renamed = {version.renamed.get(key, key): value for key, value in values.items()}
+    old = load_version(version.like).keys if version.like else version.keys
+    new = {
+        key: fact["default"]
+        for key, fact in version.keys.items()
+        if "default" in fact and "default" not in old.get(key, {}) and key not in renamed
+    }
+    used = {key.rpartition(".")[0] for key in values}
+    off = [f"{key.removesuffix('enabled')}" for key, value in values.items() if key.endswith(".enabled") and not value]
+    return renamed | {
+        key: value
+        for key, value in new.items()
+        if not key.startswith(tuple(off)) and any(key.startswith(f"{section}.") for section in used)
+    }
+
+
+def overrides(recipe: recipes.Recipe, paths: recipes.Paths, link: Link, version: Version | None = None) -> list[str]:
+    """The overrides of a recipe of engine nemo-rl, in Hydra's grammar, each checked against `version` (default: that
+    of the image). Raises Failure."""
     if recipe["ENGINE"] != "nemo-rl":
         usage(f"the recipe's engine is {recipe['ENGINE']}, not nemo-rl; choose another recipe")
-    return [f"{check(key, value)}={render(value)}" for key, value in settings(recipe, paths, link).items()]
+    version = version or load_version()
+    values = of_version(settings(recipe, paths, link), version)
+    check_complete(values, version)
+    return [f"{check(key, value, version)}={render(value)}" for key, value in values.items()]
 
 
 def main() -> None:
@@ -406,9 +487,14 @@ def main() -> None:
     parser.add_argument("--wandb", default="", metavar="PROJECT", help="log to this project of wandb (default: none)")
     parser.add_argument("--run-id", default="", help="wandb's id of the run, the same in all links")
     parser.add_argument("--log-dir", type=Path, help="where NeMo-RL logs (default: train/logs of the run)")
+    parser.add_argument(
+        "--nemo-rl-version",
+        default=os.environ.get("NEMO_RL_VERSION", ""),
+        help="the version to write for (default: NEMO_RL_VERSION, else that of the image in docker/versions.env)",
+    )
     args, recipe, paths = recipes.open_run(parser)
     link = Link(args.log_dir or paths.train / "logs", args.must_save_by, args.wandb, args.run_id)
-    print("\n".join(overrides(recipe, paths, link)))
+    print("\n".join(overrides(recipe, paths, link, load_version(args.nemo_rl_version))))
 
 
 if __name__ == "__main__":

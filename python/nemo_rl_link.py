@@ -47,6 +47,23 @@ def reserve(train: Path, save_reserve: float) -> int:
     return round(seconds + max(0.0, SLACK * max(saves[-3:], default=0.0) - save_reserve))
 
 
+def check_optimizer(checkpoint: Path, backend: str, version: nemo_rl.Version) -> None:
+    """Raise Failure where NeMo-RL would resume from `checkpoint` with a fresh optimizer: it only warns of that.
+
+    The rule: v0.7.0 nemo_rl/utils/checkpoint.py:170-190. What a file holds is left to the driver, whose warning
+    nemo_rl_log.follow heeds.
+    """
+    if backend == "megatron":
+        found = [checkpoint / "policy/weights/iter_0000000" / name for name in version.resume_files]
+    else:
+        found = [checkpoint / "policy/optimizer"]
+    if not any(path.exists() for path in found):
+        raise Failure(
+            f"{checkpoint} has no optimizer state: training would go on without it; move that checkpoint away, and "
+            "resume from the one before it"
+        )
+
+
 def open_link(model: str, round_: str, recipe: recipes.Recipe, paths: recipes.Paths, logs: Path, keep: str) -> None:
     """Check the run's identity, remove leftovers, and write what the link reads into `logs`. Raises Failure."""
     args = type("Args", (), {"model": model, "round": round_})
@@ -55,12 +72,17 @@ def open_link(model: str, round_: str, recipe: recipes.Recipe, paths: recipes.Pa
     checkpoints = paths.train / "checkpoints"
     clean(checkpoints)
     prune("nemo-rl", checkpoints, recipe, keep)
-    first = max(saved_steps("nemo-rl", checkpoints), default=0)
+    saved = saved_steps("nemo-rl", checkpoints)
+    first = max(saved, default=0)
+    version = nemo_rl.load_version(os.environ.get("NEMO_RL_VERSION", ""))
+    if first:
+        check_optimizer(saved[first], recipe["BACKEND"], version)
     wandb = os.environ.get("WANDB_PROJECT", "")
     link = nemo_rl.Link(logs / "metrics", wandb=wandb, run_id=run_id(model, round_, inputs))
-    lines = nemo_rl.overrides(recipe, paths, link)
+    lines = nemo_rl.overrides(recipe, paths, link, version)
     (logs / "overrides").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (logs / "reserve").write_text(f"{reserve(paths.train, float(os.environ.get('SAVE_RESERVE') or 120))}\n")
+    (logs / "version").write_text(f"{version.name} {version.marker}\n", encoding="utf-8")
     write_json(logs / "LINK", {"started": time.time(), "from": first})
 
 

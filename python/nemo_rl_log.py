@@ -16,12 +16,13 @@ from typing import Any
 
 from lib import Failure, log, read_json, run
 
-# v0.7.0 nemo_rl/algorithms/sft.py: 236, 431, 572, 599, 612, 619, 627.
-SETUP, STEP = re.compile(r"^\s+SETUP COMPLETE"), re.compile(r"^=+ Step (\d+)/(\d+) =+$")
+# v0.7.0 nemo_rl/algorithms/sft.py: 236, 431, 572, 599, 612, 619, 627. Text of the driver begins a line, but Ray writes
+# workers' lines between the text and the newline of an unbuffered print, so nothing is asked of a line's end.
+SETUP, STEP = re.compile(r"^\s+SETUP COMPLETE"), re.compile(r"^=+ Step (\d+)/(\d+) =+")
 FIELDS = {
-    "loss": re.compile(r"^  • Loss: (\S+)$"),
-    "mfu": re.compile(r"^  • Training Model Floating Point Utilization: ([\d.]+)%$"),
-    "seconds": re.compile(r"^  • Total step time: ([\d.]+)s$"),
+    "loss": re.compile(r"^  • Loss: (-?\d+\.\d{4}|nan|-?inf)"),
+    "mfu": re.compile(r"^  • Training Model Floating Point Utilization: ([\d.]+)%"),
+    "seconds": re.compile(r"^  • Total step time: ([\d.]+)s"),
     "save_seconds": re.compile(r"^  • checkpointing: ([\d.]+)s"),
 }
 # After these NeMo-RL goes on, with another run than was asked for: an optimizer that begins anew in mid-run (v0.7.0
@@ -33,8 +34,16 @@ WRONG = {
 Row = dict[str, Any]
 
 
+# What a terminal takes for colours, and what a progress bar has written before the driver's own text.
+NOISE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|.*\r(?=.)")
+
+
 class Parser:
-    """Lines in, rows of finished steps out; `first` is the step that the link resumed from."""
+    """Lines in, rows of finished steps out; `first` is the step that the link resumed from.
+
+    A header counts within its epoch, of which M in "Step N/M" is the length, where it is not that of the whole run. So
+    headers that are lost in other text do not shift the steps after them.
+    """
 
     def __init__(self, first: int):
         self.step, self.row, self.set_up, self.resumed = first, Row(), False, first > 0
@@ -45,9 +54,12 @@ class Parser:
             for words, why in WRONG.items():
                 if words in line:
                     raise Failure(f"{why}; move that checkpoint away, and resume from the one before it")
+        line = NOISE.sub("", line)
         self.set_up = self.set_up or bool(SETUP.match(line))
-        if STEP.match(line):
-            done, self.step = self.row, self.step + 1
+        if header := STEP.match(line):
+            number, length = int(header[1]), max(1, int(header[2]))
+            lost = (number - 1 - self.step) % length
+            done, self.step = self.row, self.step + lost + 1
             self.row = Row(step=self.step - 1)
             return done if "loss" in done else None
         for name, pattern in FIELDS.items():

@@ -121,7 +121,8 @@ if ((rank == 0)); then
     wait "$driver" || status=$?
     printf '%s\n' "$status" >"$logs/.end"
     mv "$logs/.end" "$logs/end"
-    ((status == 0)) || fail "the driver ended with status $status; see $logs/driver.log"
+    why=$(head -c 300 "$logs/reason" 2>/dev/null || tail -n 1 "$logs/driver.log" | grep -a '^error: ' | cut -c 1-300 || true)
+    ((status == 0)) || fail "the driver ended with status $status${why:+ ($why)}; see $logs/driver.log"
     exit 0
 fi
 

@@ -22,7 +22,7 @@ import nemo_rl
 import recipe as recipes
 from conftest import ROOT, VENV, Repo, failed, ok
 from lib import Failure
-from nemo_rl import ADDED, KEYS, Link
+from nemo_rl import ADDED, Link
 
 RUNS = [
     (model, round_)
@@ -31,7 +31,16 @@ RUNS = [
     if recipes.load(model, round_)["ENGINE"] == "nemo-rl"
 ]
 LINK = Link(Path("/WORK/logs"))
+VERSION, NEXT = nemo_rl.load_version("0.7"), nemo_rl.load_version("next")
 HYDRA = VENV / "standin" / "bin" / "python"  # has the versions that the image has
+
+
+def defaults(version: nemo_rl.Version) -> dict[str, Any]:
+    """Dotted key -> default of the version's sft.yaml."""
+    return {key: fact["default"] for key, fact in version.keys.items() if "default" in fact}
+
+
+KEYS = defaults(VERSION)
 FSDP = {"BACKEND": "fsdp", "CP": "1"}
 
 
@@ -42,8 +51,8 @@ def load(model: str = "qwen7b", round_: str = "1", **changes: str) -> recipes.Re
     return recipe
 
 
-def overrides(recipe: recipes.Recipe, link: Link = LINK, work: str = "/WORK") -> list[str]:
-    return nemo_rl.overrides(recipe, recipes.Paths(work, "qwen7b", "1", recipe), link)
+def overrides(recipe: recipes.Recipe, link: Link = LINK, work: str = "/WORK", version: Any = VERSION) -> list[str]:
+    return nemo_rl.overrides(recipe, recipes.Paths(work, "qwen7b", "1", recipe), link, version)
 
 
 def keys(lines: list[str]) -> dict[str, str]:
@@ -53,21 +62,21 @@ def keys(lines: list[str]) -> dict[str, str]:
     return found
 
 
-def hydra(lines: list[str], defaults: dict[str, Any] = KEYS) -> subprocess.CompletedProcess[str]:
+def hydra(lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.CompletedProcess[str]:
     """What NeMo-RL makes of the overrides."""
     if not HYDRA.is_file():
         message = f"no {HYDRA}; run: scripts/setup.sh test"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     return subprocess.run(
         [HYDRA, ROOT / "tests/hydra_apply.py"],
-        input=json.dumps({"keys": defaults, "overrides": lines}),
+        input=json.dumps({"keys": keys, "overrides": lines}),
         capture_output=True,
         text=True,
     )
 
 
-def applied(lines: list[str]) -> dict[str, Any]:
-    return json.loads(ok(hydra(lines)))
+def applied(lines: list[str], version: nemo_rl.Version = VERSION) -> dict[str, Any]:
+    return json.loads(ok(hydra(lines, defaults(version))))
 
 
 def at(config: dict[str, Any], key: str) -> Any:
@@ -110,38 +119,157 @@ def test_each_override_is_a_known_key_or_an_added_one(variant: str) -> None:
             assert key in KEYS or any(known.startswith(f"{key}.") for known in KEYS)
 
 
-def test_unknown_keys_and_wrong_types_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = nemo_rl.settings
-    for key, value, words in (
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
         ("policy.lr", 1e-4, "has no key policy.lr;"),
         ("data.train_data_path", "/x", "has no key data.train_data_path;"),
-        ("sft.max_num_steps", "60", "sft.max_num_steps is int, not '60';"),
-        ("sft.max_num_steps", 60.0, "sft.max_num_steps is int, not 60.0;"),
-        ("sft.max_num_steps", True, "sft.max_num_steps is int, not True;"),
-        ("sft.max_num_steps", None, "sft.max_num_steps is int, not None;"),
-        ("policy.megatron_cfg.optimizer.lr", "2e-4", "lr is float, not '2e-4';"),
-        ("policy.sequence_packing.train_mb_tokens", 1.5, "train_mb_tokens is int, not 1.5;"),
-        ("policy.sequence_packing", True, "policy.sequence_packing is a section, not True;"),
-        ("policy.sequence_packing", None, "policy.sequence_packing is a section, not None;"),
-        ("policy.megatron_cfg.moe_router_dtype", "fp64", "moe_router_dtype is NoneType, not 'fp64';"),
-        ("data.train.data_path", None, "data.train.data_path is str, not None;"),
-        ("checkpointing.checkpoint_must_save_by", 3600, "must_save_by is str, not 3600;"),
-    ):
-        monkeypatch.setattr(nemo_rl, "settings", lambda *a, k=key, v=value: real(*a) | {k: v})
-        with pytest.raises(Failure) as caught:
-            overrides(load())
-        assert words in str(caught.value)
+        ("policy.megatron_cfg.moe_grouped_gemm", True, "has no key policy.megatron_cfg.moe_grouped_gemm;"),
+        ("sft.max_num_steps", "60", "sft.max_num_steps is integer, not '60';"),
+        ("sft.max_num_steps", 60.0, "sft.max_num_steps is integer, not 60.0;"),
+        ("sft.max_num_steps", True, "sft.max_num_steps is integer, not True;"),
+        ("sft.max_num_steps", None, "sft.max_num_steps is integer, not None;"),
+        ("policy.megatron_cfg.optimizer.lr", "2e-4", "lr is number, not '2e-4';"),
+        ("policy.sequence_packing.train_mb_tokens", 1.5, "train_mb_tokens is integer, not 1.5;"),
+        ("policy.sequence_packing", True, "policy.sequence_packing is object, not True;"),
+        ("policy.sequence_packing", None, "policy.sequence_packing is object, not None;"),
+        ("policy.tokenizer", None, "policy.tokenizer is object, not None;"),
+        ("data.train.data_path", None, "data.train.data_path is string, not None;"),
+        ("checkpointing.checkpoint_must_save_by", 3600, "must_save_by is null or string, not 3600;"),
+        ("logger.wandb.id", 7, "logger.wandb.id is string, not 7;"),
+        # What the first version of this project wrote, and v0.7.0 refuses when the job runs.
+        ("policy.tokenizer.chat_template", None, "policy.tokenizer.chat_template is string, not None;"),
+        ("checkpointing.keep_top_k", None, "checkpointing.keep_top_k is integer, not None;"),
+    ],
+)
+def test_unknown_keys_and_wrong_types_are_refused(
+    key: str, value: object, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = nemo_rl.settings
+    monkeypatch.setattr(nemo_rl, "settings", lambda *a: real(*a) | {key: value})
+    with pytest.raises(Failure) as caught:
+        overrides(load())
+    assert words in str(caught.value)
 
 
-def test_expressions_and_their_types_are_those_of_the_file() -> None:
-    """Each default that is an expression and that we replace has a type of its own, and nothing else has."""
-    expressions = {key for key, value in KEYS.items() if isinstance(value, str) and "${" in value}
-    assert set(nemo_rl.EXPRESSIONS) <= expressions
-    names = {"policy.tokenizer.name", "policy.megatron_cfg.pipeline_dtype", "logger.wandb.name"}
-    emitted = {key.lstrip("+") for changes, link in VARIANTS.values() for key in keys(overrides(load(**changes), link))}
-    assert expressions & emitted == set(nemo_rl.EXPRESSIONS) | names, "what else is text"
-    assert set(nemo_rl.NULL_DEFAULT) <= {key for key, value in KEYS.items() if value is None}
-    assert emitted >= set(ADDED) and not set(ADDED) & set(KEYS)
+def test_a_key_that_is_demanded_is_missed() -> None:
+    """Only where its section is on: a backend that is off needs no size."""
+    values = nemo_rl.settings(load(), recipes.Paths("/WORK", "qwen7b", "1", load()), LINK)
+    demanded = (
+        "policy.megatron_cfg.optimizer.lr",
+        "checkpointing.save_period",
+        "policy.precision",
+        "policy.model_name",
+    )
+    off = ("policy.dtensor_cfg.tensor_parallel_size", "policy.megatron_cfg.peft.dim")
+    for key in (*demanded, *off):
+        assert VERSION.keys[key]["required"], key
+        facts = VERSION.keys | {key: {name: fact for name, fact in VERSION.keys[key].items() if name != "default"}}
+        without = nemo_rl.Version("0.7", "", "", (), False, facts, {})
+        nemo_rl.check_complete(values | {key: 1}, without)
+        rest = {name: value for name, value in values.items() if name != key}
+        if key in off:
+            nemo_rl.check_complete(rest, without)
+        else:
+            with pytest.raises(Failure, match=f"demands {key};"):
+                nemo_rl.check_complete(rest, without)
+
+
+def types_of(schema: Any) -> dict[str, Any]:
+    """The configuration of the recorded facts as a JSON schema, for a library to check."""
+    root: dict[str, Any] = {}
+    for key, fact in schema.items():
+        at_ = root
+        *path, last = key.split(".")
+        for part in path:
+            at_ = at_.setdefault("properties", {}).setdefault(part, {})
+        node = at_.setdefault("properties", {}).setdefault(last, {})
+        if "any" not in fact["types"]:
+            node["type"] = fact["types"]
+        if fact["required"]:
+            at_.setdefault("required", []).append(last)
+    return root
+
+
+@pytest.mark.parametrize("version", [VERSION, NEXT], ids=lambda version: version.name)
+def test_the_whole_configuration_is_of_the_types_that_nemo_rl_demands(version: nemo_rl.Version) -> None:
+    """Defaults and overrides together, of every recipe and variant, by jsonschema; and the two nulls are not."""
+    whole = [overrides(recipes.load(*run), version=version) for run in RUNS]
+    whole += [overrides(load(**changes), link, version=version) for changes, link in VARIANTS.values()]
+    configs = [applied(lines, version) for lines in whole]
+
+    broken = [json.loads(json.dumps(configs[0])) for _ in range(2)]
+    broken[0]["checkpointing"]["keep_top_k"] = None
+    broken[1]["data"]["max_input_seq_length"] = "long"
+    program = (
+        "import json, sys, jsonschema\n"
+        "given = json.load(sys.stdin)\n"
+        "checker = jsonschema.Draft202012Validator(given['schema'])\n"
+        "print(json.dumps([[e.json_path for e in checker.iter_errors(c)] for c in given['configs']]))"
+    )
+    given = json.dumps({"schema": types_of(version.keys), "configs": [*configs, *broken]})
+    found = json.loads(ok(subprocess.run([HYDRA, "-c", program], input=given, capture_output=True, text=True)))
+    assert found[: len(configs)] == [[]] * len(configs) and len(configs) >= 20
+    assert found[len(configs) :] == [["$.checkpointing.keep_top_k"], ["$.data.max_input_seq_length"]]
+
+
+def test_the_recorded_facts_are_of_a_kind() -> None:
+    names = set(nemo_rl.TYPES)
+    for version in (VERSION, NEXT):
+        assert len(defaults(version)) >= 170
+        for key, fact in version.keys.items():
+            assert fact["types"] and set(fact["types"]) <= names and isinstance(fact["required"], bool), key
+            if "default" in fact and not ("${" in str(fact["default"]) or key == "policy.tokenizer.chat_template"):
+                kinds = {kind for name in fact["types"] for kind in nemo_rl.TYPES[name]}
+                assert type(fact["default"]) in kinds, key
+        assert version.marker in {key.rpartition(".")[2] for key in defaults(version)}
+    assert VERSION.marker not in str(NEXT.keys) and NEXT.marker not in str(VERSION.keys)
+
+
+# --- versions ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["as it is", "fsdp", "wandb", "unpacked"])
+def test_the_next_version_in_its_own_words(variant: str) -> None:
+    """Against v0.7.0's: one key is renamed, and what is new keeps the default that it has, written out."""
+    changes, link = VARIANTS[variant]
+    before, after = (keys(overrides(load(**changes), link, version=v)) for v in (VERSION, NEXT))
+    gone, new = set(before) - set(after), set(after) - set(before)
+    assert all(after[key] == before[key] for key in set(after) & set(before))
+    order = {"policy.sequence_packing.microbatch_order"} if changes.get("PACKING") != "false" else set()
+    if variant == "fsdp":
+        assert not gone and new == order
+    else:
+        assert gone == {"policy.megatron_cfg.use_linear_ce_fusion_loss"}
+        assert new - order == {
+            f"policy.megatron_cfg.{key}"
+            for key in (
+                "use_fused_linear_logprobs", "fused_linear_logprobs_chunk_size", "cuda_graph_impl",
+                "cuda_graph_modules",
+                "cuda_graph_warmup_steps", "checkpoint.async_save", "checkpoint.ckpt_assume_constant_structure",
+                "fine_grained_activation_offloading", "offload_modules", "optimizer.overlap_cpu_optimizer_d2h_h2d",
+                "use_gloo_process_groups",
+            )
+        }  # fmt: skip
+        assert after["policy.megatron_cfg.use_fused_linear_logprobs"] == "false"
+        assert after["policy.megatron_cfg.checkpoint.async_save"] == "false"
+    assert order <= new
+    result = hydra(overrides(load(**changes), link), defaults(NEXT))
+    assert variant == "fsdp" or (result.returncode and "use_linear_ce_fusion_loss" in result.stderr)
+    applied(overrides(load(**changes), link, version=NEXT), NEXT)
+
+
+def test_versions_by_name(repo: Repo) -> None:
+    for name in ("", "0.7", "0.7.0", "v0.7.0", "0.7.3"):
+        assert nemo_rl.load_version(name).commit == "81aa43dd", name
+    assert nemo_rl.load_version("next").resume_files == ("common.pt", "metadata.json")
+    make = ("make", "-s", "show", "MODEL=qwen7b", "ENGINE_CONFIG=1")
+    golden = (ROOT / "tests/golden/qwen7b.round1.nemo-rl.txt").read_text()
+    assert ok(repo.call(*make, WORK="/WORK")) == golden == ok(repo.call(*make, "NEMO_RL_VERSION=0.7.1", WORK="/WORK"))
+    assert "use_fused_linear_logprobs=false" in ok(repo.call(*make, "NEMO_RL_VERSION=next"))
+    for name in ("0.6", "0.8.0", "main", "0.7.x"):
+        line = failed(repo.call(*make, f"NEMO_RL_VERSION={name}"), f"NEMO_RL_VERSION={name}", "0.7, next")
+        assert line.startswith("error: ")
 
 
 # Keys that may keep their default, and why; a name that ends with a dot stands for all below it.
@@ -209,7 +337,7 @@ def test_hydra_reads_qwen7bs_first_round_as_published() -> None:
     assert policy["make_sequence_length_divisible_by"] == 16
     assert policy["tokenizer"] == {
         "name": "/WORK/models/Qwen2.5-Math-7B",
-        "chat_template": None,
+        "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
         "chat_template_kwargs": None,
     }
     assert config["data"]["train"] == {
@@ -228,7 +356,7 @@ def test_hydra_reads_qwen7bs_first_round_as_published() -> None:
         "checkpoint_dir": "/WORK/runs/qwen7b/round1/train/checkpoints",
         "metric_name": None,
         "higher_is_better": False,
-        "keep_top_k": None,
+        "keep_top_k": 30000,
         "save_period": 7500,
         "checkpoint_must_save_by": "00:03:45:00",
         "save_optimizer": True,

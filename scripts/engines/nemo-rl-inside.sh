@@ -2,16 +2,18 @@
 # nemo-rl-inside.sh WORD...: what of engine nemo-rl runs inside its image.
 #
 # train OVERRIDES                run_sft.py with a file of overrides, one a line
-# cache MODEL TARGET             a Hugging Face folder as a Megatron checkpoint
+# cache MODEL TARGET DTYPE       a Hugging Face folder as a Megatron checkpoint
 # convert STEP TARGET            a Megatron checkpoint as a Hugging Face folder
 #
 # Environment: NEMO_RL_DIR; LINK_END (when the link has to have saved, in seconds since the
-# epoch). Beside OVERRIDES lies `reserve`: the seconds of what is left then that are not for training.
+# epoch). Beside OVERRIDES lie `reserve`: the seconds of what is left then that are not for training; `version`: what
+# OVERRIDES was written for, and a key that only this version has; and, after an exception, `reason`.
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     sed -n '2,/^[^#]/{/^[^#]/d;s/^# \{0,1\}//p}' "$0"
     exit 0
 fi
+here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 cd -- "${NEMO_RL_DIR:-/opt/nemo-rl}"
 
 # The image keeps a virtual environment for each kind of worker (v0.7.0 nemo_rl/utils/prefetch_venvs.py); what uses
@@ -38,16 +40,15 @@ case ${1:-} in
                 fi
             done
         fi
-        exec python examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
+        read -r version marker <"${2%/*}/version"
+        grep -qs "^ *$marker:" examples/configs/sft.yaml || {
+            echo "error: the NeMo-RL in $PWD is not version $version; set NEMO_RL_VERSION to what it is, or take another image" >&2
+            exit 1
+        }
+        exec python "$here/python/inside/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
         ;;
     cache)
-        python_with_megatron - "$2" "$3" <<'PYTHON'
-import sys
-
-from nemo_rl.models.megatron.community_import import import_model_from_hf_name
-
-import_model_from_hf_name(sys.argv[1], sys.argv[2])
-PYTHON
+        python_with_megatron "$here/python/inside/nemo_rl_cache.py" "$2" "$3" "$4"
         ;;
     convert)
         # Its own configuration names the model, hence RoPE and tokenizer, that the step was trained from.

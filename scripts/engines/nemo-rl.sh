@@ -42,7 +42,7 @@ engine_cache() {
     engine_container
     export PART=$NRL_MEGATRON_CHECKPOINT_DIR/.part-${SLURM_JOB_ID:-local}
     log "cache: converting $START for Megatron"
-    run_inside cache "$START" "$PART" || die "$START could not be converted for Megatron (status $?); see above"
+    run_inside cache "$START" "$PART" "$DTYPE" || die "$START could not be converted for Megatron (status $?); see above"
     [[ -d $PART/iter_0000000 ]] || die "the converter wrote no $PART/iter_0000000; see above"
     mv -T -- "$PART" "$CACHE"
     log "cache: $CACHE"
@@ -84,10 +84,16 @@ engine_train() {
     RAY_CANARY=$SLURM_JOB_ID-$RANDOM$RANDOM
     printf '%s\n' "$RAY_CANARY" >"$logs/canary"
 
+    # A node's workers take a CPU each, and NeMo-RL asks for one more on every node while it sets up: with fewer it would
+    # wait for ever (v0.7.0 nemo_rl/distributed/virtual_cluster.py:803, nemo_rl/utils/venvs.py:169-172).
+    if [[ -z ${RAY_CPUS:-} ]]; then
+        RAY_CPUS=$((SLURM_CPUS_ON_NODE > GPUS_PER_NODE ? SLURM_CPUS_ON_NODE : GPUS_PER_NODE + 1))
+    fi
+    ((RAY_CPUS > GPUS_PER_NODE)) || usage "RAY_CPUS=$RAY_CPUS; NeMo-RL needs $((GPUS_PER_NODE + 1)) or more: a CPU a GPU and one"
     head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
     ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
     [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
-    export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS=${RAY_CPUS:-$SLURM_CPUS_ON_NODE}
+    export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS
     engine_container # last: it hands on what is exported
     log "train: logs $logs"
     "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
