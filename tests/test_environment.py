@@ -58,7 +58,7 @@ def test_what_is_left_of_the_environment(repo: Repo, tmp_path: Path) -> None:
         "PIP_NO_CACHE_DIR": "1",
         "PIP_CONFIG_FILE": "/site/pip.conf",
     }
-    pip = "TARGET PREFIX ROOT USER REQUIRE_VIRTUALENV NO_BINARY ONLY_BINARY CONSTRAINT PRE DRY_RUN PYTHON NO_DEPS ISOLATED"
+    pip = "TARGET PREFIX ROOT USER REQUIRE_VIRTUALENV NO_BINARY ONLY_BINARY CONSTRAINT PRE DRY_RUN PYTHON NO_DEPS"
     gone = {f"PIP_{name}": "1" for name in pip.split()} | {"PYTHONDONTWRITEBYTECODE": "1"}
     repo.env = {k: v for k, v in repo.env.items() if not k.startswith(("PYTHON", "PIP_"))}
     out = ok(repo.call("bash", "-c", ". scripts/lib.sh; env", **kept, **gone, **hostile(tmp_path)))
