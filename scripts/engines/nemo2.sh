@@ -19,6 +19,7 @@ engine_container() {
 # engine_train: run one link; the first one converts the base model.
 engine_train() {
     engine_cache || return
+    stage nemo2 --clean || return # before, by one process: NeMo's own look at it at the same time
     torchrun_link nemo2
 }
 
