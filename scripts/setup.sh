@@ -38,11 +38,11 @@ flock "$fd"
 if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
     # Only what we built ourselves, or left half-built, is ours to remove.
     [[ ! -e $VENV || -f $VENV/PINS || -f $VENV/UNFINISHED ]] || die "$VENV exists and is not ours; move it away or set another VENV"
-    log "setup: building $VENV (about two minutes, 2 GB)"
     # fasttext-wheel ends at 3.12. For 3.13 there is fasttext-numpy2, which trains from memory that it does not clear, and
     # fasttext-predict, which does not train.
     python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' ||
         die "python3 is $(python3 -V 2>&1); put a Python 3.11 or 3.12 first in PATH and run: make setup"
+    log "setup: building $VENV (about two minutes, 2 GB)"
     rm -rf -- "$VENV"
     if ! python3 -I -m venv "$VENV" >/dev/null 2>&1; then # Debian ships ensurepip apart
         if ((EUID != 0)) || ! command -v apt-get >/dev/null; then

@@ -187,6 +187,7 @@ def test_another_python_is_refused_before_anything_is_downloaded(
         assert "-m venv" in (tmp_path / "calls").read_text()
     else:
         failed(result, f"python3 is Python {version}.1", "put a Python 3.11 or 3.12 first in PATH")
+        assert "building" not in result.stdout
         assert not (tmp_path / "calls").exists() and not (tmp_path / "venv").exists()
 
 
