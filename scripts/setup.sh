@@ -12,12 +12,13 @@ VENV=${VENV:-$ROOT/.venv}
 install() {
     "${2:-$VENV}/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --requirement "$1" 2>"$VENV/pip.log" ||
         die "pip could not install $1: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
+    check_pins "$1" "${2:-$VENV}"
 }
 
-# check_pins FILE [VENV]: the pins are what is in the environment: a configuration file of pip may have put them elsewhere.
+# check_pins FILE VENV: the pins are what is in the environment: a configuration file of pip may have put them elsewhere.
 check_pins() {
     local wrong
-    wrong=$("${2:-$VENV}/bin/python" -I -c 'if True:
+    wrong=$("$2/bin/python" -I -c 'if True:
         import re, sys, sysconfig
         from importlib.metadata import distributions
 
@@ -26,10 +27,11 @@ check_pins() {
 
         found = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
         versions = {name(d.metadata["Name"]): d.version.split("+")[0] for d in found}
-        pins = [line.split("#")[0].strip().split("==") for line in open(sys.argv[1]) if "==" in line.split("#")[0]]
+        pins = [line.split() for line in open(sys.argv[1])]
+        pins = [words[0].split("==") for words in pins if len(words) == 1 and "==" in words[0]]
         print(*["==".join(pin) for pin in pins if versions.get(name(pin[0])) != pin[1]][:3], sep=", ")
-    ' "$1") || die "${2:-$VENV} has no Python that runs; remove it and run: make setup"
-    [[ -z $wrong ]] || die "pip did not put $wrong into ${2:-$VENV}; see: python3 -m pip config list, then run: make setup"
+    ' "$1") || die "$2 has no Python that runs; remove it and run: make setup"
+    [[ -z $wrong ]] || die "pip did not put $wrong into $2; see: python3 -m pip config list, then run: make setup"
 }
 
 exec {fd}>>"$ROOT/.setup.lock"
@@ -59,7 +61,6 @@ if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
         "$(grep '^torch==' "$ROOT/docker/requirements.txt")" 2>"$VENV/pip.log" ||
         die "pip could not install torch: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
     install "$ROOT/docker/requirements.txt"
-    check_pins "$ROOT/docker/requirements.txt"
     pins >"$VENV/PINS"
     rm -f -- "$VENV/UNFINISHED"
     log "setup: done in $SECONDS s"
