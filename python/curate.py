@@ -48,7 +48,7 @@ from lib import (
 from parallel import Workers, cores
 from source import Part, bad_row, batches, check_unchanged, cut
 
-CODE = ("curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
+CODE = ("chat_template.py", "curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
 LANGUAGE = "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.ftz"
 # Of a row that its shard holds: draw is of the row's text and the seed, so equal rows have equal ones.
 INDEX = [("draw", "<u8"), ("completion", "<u4"), ("total", "<u4"), ("training", "<u4"), ("messages", "<u4")]

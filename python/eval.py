@@ -24,6 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import chat_template
 import metrics
 import recipe as recipes
 from lib import (
@@ -44,7 +45,7 @@ from lib import (
 from openmath import ENDS, PROMPTS, chatml
 
 BATCH = {"random": 50, "hub": 8}  # by BASE_SOURCE
-CODE = ("eval.py", "metrics.py", "openmath.py")  # answers of other code are not gone on with
+CODE = ("chat_template.py", "eval.py", "metrics.py", "openmath.py")  # answers of other code are not gone on with
 QA = ("squad", "dolly")
 CHOICE = ("gpqa_main", "gpqa_diamond", "mmlu")
 MODES = ("on", "off")
@@ -52,8 +53,6 @@ PLAIN = "plain"  # the mode of a set that has none
 # A turn may also end with these, where the tokenizer has them; the untouched base of Llama 3.1 does so.
 ALSO_ENDS = {"llama3": ("<|end_of_text|>", "<|eom_id|>")}
 BOS = "<|begin_of_text|>"
-# What Llama 3.1's template says of itself, and the rows that were trained on; other templates would take today's.
-DATE = "26 Jul 2024"
 # The prompt of the tutorial, its indentation included (NeMo 8cfedd7 tutorials/llm/reasoning/evaluation/
 # deploy_and_get_responses.py:53-58).
 CHOICE_PROMPT = (
@@ -204,7 +203,7 @@ def read_rows(path: Path, kind: str, most: int | None) -> list[Row]:
 def chat(tokenizer: Any, mode: str, user: str) -> str:
     """The prompt by the tokenizer's own template, up to the open turn of the assistant."""
     turns = [{"role": "system", "content": f"detailed thinking {mode}"}, {"role": "user", "content": user}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    return chat_template.render(tokenizer, turns, prompt=True)
 
 
 def tasks_of(recipe: recipes.Recipe, name: str, rows: list[Row], tokenizer: Any) -> list[Task]:

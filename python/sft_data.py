@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import lib
 import sft_options
+from chat_template import PINNED
 from lib import Failure, Progress, log, usage
 from parallel import cores, run_all
 from sft_filters import CHANGED, DROPPED, EDITS, FILTERS, enabled, incomplete
@@ -367,11 +368,11 @@ class Formatting:
         return result | (o.metadata or {})
 
     def render(self, messages: list[Row], generation_prompt: bool) -> str:
-        """As the tokenizer's apply_chat_template, without loading it and torch in each worker."""
+        """As chat_template.render, without loading the tokenizer and torch in each worker."""
         assert self.template
         import jinja2
 
-        variables = self.template.special | (self.options.chat_template_kwargs or {})
+        variables = PINNED | self.template.special | (self.options.chat_template_kwargs or {})
         try:
             rendered, _ = self.render_all(
                 [messages], chat_template=self.template.text, add_generation_prompt=generation_prompt, **variables

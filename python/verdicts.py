@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from chat_template import Message, render
 from dataset import View
 from lib import Failure, read_json
 from model import rope_of
@@ -18,7 +19,6 @@ from openmath import ENDS
 
 OK, WARNING, WRONG = "ok", "WARNING", "WRONG"
 Verdict = tuple[str, str]
-Message = dict[str, str]
 # By the recipe's CHAT: what stands before all turns, a turn, and how the prompt opens the answer.
 FORMS = {
     "chatml": ("", re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL), "<|im_start|>assistant\n"),
@@ -165,10 +165,6 @@ def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any], end_of_turn:
     if all(end in ids for ids in where):
         return OK, f"{has}: with it the answers end"
     return OK, f"{has}; the answers end with {end_of_turn} ({end}), which make convert puts in all three of the result"
-
-
-def render(tokenizer: Any, messages: list[Message], prompt: bool) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
 
 
 def turns(prompt: str, chat: str = "chatml") -> list[Message] | None:

@@ -538,6 +538,35 @@ def test_llama3_rows_are_right_as_they_are_curated(llama: Repo, inspect: Inspect
     assert "training.jsonl" in output and "which training keeps: step 1" in output
 
 
+def test_a_template_with_todays_date_is_compared_on_the_rows_day(
+    llama: Repo, repo: Repo, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Clock(chat_template_utils.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Clock":
+            return cls(2031, 12, 31)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    head = "<|start_header_id|>system<|end_header_id|>\n\n"
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    rewrite_llama(llama, repo, lambda row: row)
+    file = repo.work / "data/little/round1/training.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | {"input": row["input"].replace(head, head + dates, 1)} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = repo.work / "models/Little-Llama/chat_template.jinja"
+    says = "{% if loop.first %}" + dates.replace("26 Jul 2024", "{{ strftime_now('%d %b %Y') }}") + "{% endif %}"
+    old = "{{ m['content'] | trim }}"
+    assert old in template.read_text()
+    template.write_text(template.read_text().replace(old, says + old))
+    write_recipe(repo, "llama")
+    assert "6 rows are what the tokenizer's chat template renders" in verdict(
+        inspect(repo, model="llama")[0], "template"
+    )
+
+
 @pytest.mark.parametrize(
     "change,subject,words",
     [

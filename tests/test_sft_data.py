@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import arithmetic
+import clock
 import sft_filters
 import sft_options
 from conftest import Repo, failed, ok
@@ -44,7 +45,7 @@ class Tool:
         self.input = folder / "in.jsonl"
 
     def call(
-        self, *options: object, work: Path | None = None, block: int | None = None
+        self, *options: object, work: Path | None = None, block: int | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         self.runs += 1
         self.work = work or self.folder / f"work{self.runs}"
@@ -54,7 +55,7 @@ class Tool:
         options = ("--name", "x", "--work", self.work, *options)
         if "--input-files" not in options and "--preprocessed-dataset-files" not in options:
             options += ("--input-files", self.input)
-        return self.repo.call(sys.executable, *start, *options, PYTHONPATH=self.repo.root / "python")
+        return self.repo.call(sys.executable, *start, *options, **{"PYTHONPATH": str(self.repo.root / "python")} | env)
 
     def make(self, *options: object, **more: Any) -> list[Row]:
         """The rows that come out."""
@@ -583,6 +584,33 @@ def test_rendering_is_that_of_autotokenizer(tmp_path: Path) -> None:
     )
     row = formatted(generation(" c ", "a\nb"), "--tokenizer", folder, "--chat-template-kwargs", '{"style": "short"}')
     assert row == {"input": asked, "output": whole.removeprefix(asked)} and "<s><|im_end|>short" in asked
+
+
+# The lines of Llama 3.2's template that put a date into every system block.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}{% for m in messages %}{% if loop.first %}<|im_start|>system\nToday Date: {{ date_string }}"
+    "{{ strftime_now(' (%Y)') }}<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_rows_are_the_same_on_every_day(tool: Tool, tmp_path: Path) -> None:
+    """Also where midnight passes between the prompt and the answer, which used to end the stage."""
+    folder = save_tokenizer(tmp_path / "t", DATED)
+    write(tool.input, generation("a"))
+    for day in ("2025-02-28", "2031-12-31"):
+        env = clock.environment(tmp_path / "clock", day, tool.repo.root / "python")
+        assert tool.make("--tokenizer", folder, **env) == [{
+            "input": "<|im_start|>system\nToday Date: 26 Jul 2024 (2024)<|im_end|>\n<|im_start|>user\np<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "output": "a<|im_end|>\n",
+        }]  # fmt: skip
+    own = '{"date_string": "1 Jan 2030"}'
+    assert (
+        "Today Date: 1 Jan 2030 (2024)<" in tool.make("--tokenizer", folder, "--chat-template-kwargs", own)[0]["input"]
+    )
 
 
 def test_a_prompt_file_and_code_executions(tool: Tool, chatml: Path, tmp_path: Path) -> None:
