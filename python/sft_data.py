@@ -12,6 +12,7 @@ for some 200 bytes each while they are put in order.
 
 import json
 import os
+import re
 import shutil
 import struct
 from array import array
@@ -27,7 +28,7 @@ from chat_template import PINNED
 from lib import Failure, Progress, log, usage
 from parallel import cores, run_all
 from sft_filters import CHANGED, DROPPED, EDITS, FILTERS, enabled, incomplete
-from sft_options import KEYS_TO_KEEP, Options, Prompt, Row
+from sft_options import KEYS_TO_KEEP, Options, Prompt, Row, truth
 
 BLOCK_BYTES = 4 << 20  # of text that a worker takes at a time
 
@@ -93,10 +94,26 @@ def scan(files: list[tuple[Path, bool]]) -> tuple[dict[str, str], list[Block], i
     return digests, blocks, lines
 
 
-def is_correct(judgement: str) -> bool:
-    """What a judge's last verdict says (nemo_skills/evaluation/metrics/utils.py:36)."""
-    _, found, verdict = judgement.rpartition("Judgement:")
-    return bool(found) and verdict.strip().lower().startswith("yes")
+# What judges write around the two words that they are asked for: emphasis, headings, quotes, either spelling.
+MARKS = r"[\s*_`#\"'\u201c\u201d(\[]*"
+VERDICT = re.compile(rf"judge?ment{MARKS}[:\uff1a]{MARKS}(?:(yes|no)\b(?!\s*(?:/|\bor\b)\s*(?:yes|no)\b))?", re.I)
+
+
+def is_correct(judgement: str) -> bool | None:
+    """What a judge's last verdict says; None when it cannot be read: cut off, "Yes/No", or another word.
+
+    nemo_skills/evaluation/metrics/utils.py:36, which knows one spelling and takes all else for No.
+    """
+    verdicts = VERDICT.findall(judgement)
+    return {"yes": True, "no": False}.get(verdicts[-1].lower()) if verdicts else None
+
+
+def number_or_text(row: Row, key: str) -> str:
+    """A value that may be written as either (preprocessing.py writes str() of whatever it is). Raises ValueError."""
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"field {key!r} is {type(value).__name__}, neither text nor number")
+    return str(value)
 
 
 def text_of(row: Row, key: str) -> str:
@@ -163,7 +180,9 @@ class Filtering:
             grade = "judgement" if o.use_judgement else "symbolic_correct"
             if grade not in row:
                 return None, "unlabeled"
-            correct = is_correct(text_of(row, grade)) if o.use_judgement else row[grade]
+            correct = is_correct(text_of(row, grade)) if o.use_judgement else truth(row, grade)
+            if correct is None:  # neither right nor wrong
+                return None, "unreadable" if o.use_judgement else "unlabeled"
             if not (o.add_correct if correct else o.add_incorrect):
                 return None, "correctness"
         return row, ""
@@ -192,11 +211,16 @@ class Filtering:
 
     def check(self, row: Row, where: str) -> None:
         """Refuse a row that the second pass could not format."""
+        if row.get("expected_answer") is not None:
+            number_or_text(row, "expected_answer")
+        incomplete(row)
         if self.options.tokenizer is None:
             return
         for field in self.fields:
             if field not in row:
                 raise ValueError(f"no field {field!r}, which the prompt asks for")
+        if row.get("expected_answer", "") is None and "expected_answer" in self.fields:
+            raise ValueError("field 'expected_answer' is null, which the prompt asks for")
         thinking = row.get("reasoning_content")
         if not isinstance(thinking, str | None):
             raise ValueError("no text in field 'reasoning_content'")
@@ -350,14 +374,14 @@ class Formatting:
         result: Row = {}
         if o.keep_optional_keys:
             result |= row
-        elif "expected_answer" in row:
-            result["expected_answer"] = str(row["expected_answer"])
+        elif row.get("expected_answer") is not None:
+            result["expected_answer"] = number_or_text(row, "expected_answer")
         solution = row.pop(o.output_key)
         if self.prompt is None:
             result |= {"input": row[o.input_key], "output": solution}
         else:
-            if "expected_answer" in row:
-                row["expected_answer"] = str(row["expected_answer"])
+            if row.get("expected_answer") is not None:
+                row["expected_answer"] = number_or_text(row, "expected_answer")
             result["input"] = self.question(row)
             if incomplete(row):
                 result["output"] = solution
@@ -504,7 +528,7 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
     with open(spool / "index", "wb") as file:
         file.writelines(in_turn(filtered(), spool))
     chosen: Chosen = alone(choose, (job.options, spool))
-    reasons = ("skip_first", "empty", "unlabeled", "correctness")
+    reasons = ("skip_first", "empty", "unlabeled", "unreadable", "correctness")
     dropped = {reason: left_out[reason] for reason in reasons} | chosen.dropped
     if not chosen.rows:
         why = ", ".join(f"{reason} drops {count:,}" for reason, count in dropped.items() if count)
@@ -536,6 +560,8 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
 
 def report(target: Path, facts: Row) -> None:
     log(f"sft-data: {facts['rows_read']:,} rows read")
+    if count := facts["dropped"]["unreadable"]:
+        log(f"sft-data: {count:,} judgements say neither Yes nor No after their last 'Judgement:'; taken for neither")
     for what in ("dropped", "modified"):
         for reason, count in facts[what].items():
             if count or reason in FILTERS:
