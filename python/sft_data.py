@@ -22,6 +22,7 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import control
 import lib
 import sft_options
 from chat_template import PINNED
@@ -350,23 +351,27 @@ class Formatting:
 
             self.render_all = render_jinja_template
 
-    def block(self, task: tuple[int, int, int]) -> tuple[int, bytes]:
-        """How many rows of (block's number, first row, end) get no end of turn, and their lines. Raises Failure."""
+    def block(self, task: tuple[int, int, int]) -> tuple[int, control.Counts, bytes]:
+        """How many rows of (block's number, first row, end) get no end of turn, the control tokens in their texts, and
+        their lines. Raises Failure."""
         _, first, end = task
         with open(self.folder / "order", "rb") as file:
             file.seek(first * PLACE.size)
             places = file.read((end - first) * PLACE.size)
         cut_off, lines = 0, []
+        tokens: control.Counts = {}
         for offset, length, spool in PLACE.iter_unpack(places):
             if spool not in self.spools:
                 self.spools[spool] = os.open(self.folder / str(spool), os.O_RDONLY)
             where, row = json.loads(os.pread(self.spools[spool], length, offset))
             cut_off += self.prompt is not None and incomplete(row)
+            for kind, key in (("problem", self.options.input_key), ("answer", self.options.output_key)):
+                control.add(tokens, kind, (row[key],))
             try:
                 lines.append(json.dumps(self.row(row)) + "\n")  # upstream's bytes: all ASCII, blanks after , and :
             except ValueError as error:
                 raise Failure(f"{where}: {error}; mend or remove it") from None
-        return cut_off, "".join(lines).encode()
+        return cut_off, tokens, "".join(lines).encode()
 
     def row(self, row: Row) -> Row:
         """What is written for a row. Raises ValueError, Failure."""
@@ -483,7 +488,7 @@ def filter_block(block: Block) -> tuple[Counter[str], bytes]:
     return filtering.block(block)
 
 
-def format_block(task: tuple[int, int, int]) -> tuple[int, bytes]:
+def format_block(task: tuple[int, int, int]) -> tuple[int, control.Counts, bytes]:
     assert formatting
     return formatting.block(task)
 
@@ -536,12 +541,15 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
 
     tasks = [(n, a, b) for n, (a, b) in enumerate(zip([0, *chosen.cuts], chosen.cuts, strict=False))]
     progress, written, cut_off = Progress("rows written", chosen.rows), 0, 0
+    tokens: list[control.Counts] = []
 
     def formatted() -> Iterator[tuple[int, bytes]]:
         nonlocal cut_off, written
         used = min(processes, len(tasks))
-        for (number, first, end), (some, text) in run_all(format_block, tasks, used, open_formatting, (job, spool)):
+        made = run_all(format_block, tasks, used, open_formatting, (job, spool))
+        for (number, first, end), (some, found, text) in made:
             cut_off += some
+            tokens.append(found)
             written += end - first
             progress.show(written)
             yield number, text
@@ -555,6 +563,7 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
         "modified": chosen.changed,
         "rows": {"all": chosen.rows},
         "without_end_of_turn": cut_off,
+        "control_tokens": control.merge(tokens),
     }
 
 
@@ -568,6 +577,8 @@ def report(target: Path, facts: Row) -> None:
                 log(f"sft-data: {what} {count:,} ({reason})")
     if count := facts["without_end_of_turn"]:
         log(f"sft-data: {count:,} generations that were cut off have no end of turn; --drop-incomplete drops them")
+    if found := control.sentence(facts["control_tokens"]):
+        log(f"sft-data: {found}")
     log(f"sft-data: {facts['rows']['all']:,} rows kept in {target / 'all.jsonl'}")
 
 
