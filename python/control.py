@@ -9,14 +9,17 @@ from collections.abc import Iterable, Mapping
 
 # The form of Qwen2.5's and Llama 3's special tokens, all of them. <think> and <tool_call> are words of the answers.
 TOKEN = re.compile(r"<\|[A-Za-z0-9_]+\|>")
+OPENING = re.compile(r"<\|")
 LISTED = 16  # different ones of a kind of text that are told apart
 Counts = dict[str, int]
 
 
 def may_hold(text: str) -> bool:
-    """Whether "<|" is in it. A single character is found thirty times as fast as two, and "<" is rare."""
+    """Whether "<|" is in it. One character is found ten times as fast as two, where it is rare."""
+    if text.count("<") * 400 > len(text):
+        return OPENING.search(text) is not None
     at = text.find("<")
-    while at >= 0 and not text.startswith("|", at + 1):
+    while at >= 0 and text[at + 1 : at + 2] != "|":
         at = text.find("<", at + 1)
     return at >= 0
 
