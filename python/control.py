@@ -15,13 +15,15 @@ Counts = dict[str, int]
 
 
 def may_hold(text: str) -> bool:
-    """Whether "<|" is in it. One character is found ten times as fast as two, where it is rare."""
-    if text.count("<") * 400 > len(text):
-        return OPENING.search(text) is not None
-    at = text.find("<")
-    while at >= 0 and text[at + 1 : at + 2] != "|":
+    """Whether "<|" is in it. One character is found five times as fast as two, where it is rare."""
+    at = -1
+    for _ in range(len(text) // 400 + 4):
         at = text.find("<", at + 1)
-    return at >= 0
+        if at < 0:
+            return False
+        if text[at + 1 : at + 2] == "|":
+            return True
+    return OPENING.search(text, at) is not None
 
 
 def add(counts: Counts, kind: str, texts: Iterable[str]) -> None:
