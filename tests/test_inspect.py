@@ -111,7 +111,7 @@ def test_what_is_marked_is_what_is_trained_on(prepared: Repo) -> None:
         assert size in header and "fits SEQ_LEN=256" in header
         assert f"position ids  0..{len(item['input_ids']) - 1}\n" in output
     levels = re.findall(r"^  (ok|WARNING|WRONG) ", output, re.MULTILINE)
-    assert levels == ["ok"] * 7
+    assert levels == ["ok"] * 5 + ["WARNING"] + ["ok"] * 2  # the base has a system message of its own
     assert "make convert puts" in verdict(output, "EOS") and "no <|endoftext|>" in verdict(output, "BOS")
     assert "theta 500000 with 131,072 positions, as in the recipe" in verdict(output, "RoPE")
 
@@ -305,6 +305,18 @@ def test_another_template_than_the_rows_have_is_wrong(copy: Repo, inspect: Inspe
     assert "the template fails on its turns" in verdict(inspect(copy)[0], "template")
     template.unlink()
     assert verdict(inspect(copy)[0], "template").startswith("WARNING  template: the tokenizer has no chat template")
+
+
+def test_a_default_system_message_that_was_not_trained_is_a_warning(copy: Repo, inspect: Inspect) -> None:
+    line = verdict(inspect(copy)[0], "system message")
+    assert line.startswith("WARNING") and "every row has ''" in line and "'You are a helpful assistant.'" in line
+    assert "make convert gives the result a template" in line
+    template = copy.work / "models/mini/chat_template.jinja"
+    template.write_text(template.read_text().replace("You are a helpful assistant.", ""))
+    assert verdict(inspect(copy)[0], "system message").startswith("ok ")
+    first = rows_of(copy)[0]
+    rewrite(copy, first | {"input": first["input"].replace("system\n", "system\nBe brief.", 1)})
+    assert "the rows have 2 different ones" in verdict(inspect(copy)[0], "system message")
 
 
 def test_eos_is_told_of_all_three(copy: Repo, inspect: Inspect) -> None:
