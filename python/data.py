@@ -22,6 +22,7 @@ import control
 import recipe as recipes
 import shuffle
 import tiny
+from file_sets import check_no_copies
 from lib import (
     Failure,
     Progress,
@@ -289,6 +290,7 @@ def inspect_all(workers: Workers, files: list[tuple[Path, str]], columns: dict[s
     for _, source in workers.run(inspect_source, [(path, split, columns[split]) for path, split in files]):
         found[source.path] = source
         progress.show(sum(s.size for s in found.values()) >> 20)
+    check_no_copies({str(path): found[path].sha256 for path, _ in files if found[path].size})
     return [found[path] for path, _ in files]
 
 
