@@ -558,7 +558,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
         return given, "local"
     source, names = paths.dataset / "source", recipe["CURATE_FILES"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [pattern for name in names for pattern in (f"SFT/{name}/*.jsonl", f"SFT/*/{name}.jsonl")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)

@@ -249,7 +249,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
     source = paths.dataset / "source"
     splits = recipe["SPLITS"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [f"{prefix}{split}-*" for split in splits for prefix in ("", "data/")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
@@ -269,7 +269,7 @@ def filter_of(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | None) 
     repo = recipe["FILTER_TOKENIZER"]
     folder = given or paths.work / "tokenizers" / repo.split("/")[-1]
     if not given:
-        from model import download
+        from hub import download
 
         download(repo, recipe["FILTER_TOKENIZER_REVISION"], folder, "model", ["tokenizer*.json"])
     if not (folder / "tokenizer.json").is_file():

@@ -18,8 +18,8 @@ from typing import Any
 
 import recipe as recipes
 from file_sets import check_shards
+from hub import download
 from lib import Failure, describe, is_done, log, new_folder, read_done, run, sha256, usage, write_done
-from model import download
 from source import open_parquet, unreadable
 
 SEED = 42  # prepare_dataset.py:28

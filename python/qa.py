@@ -19,6 +19,7 @@ from typing import Any
 
 import recipe as recipes
 from file_sets import check_one_form, check_shards
+from hub import download
 from lib import (
     Failure,
     Progress,
@@ -32,7 +33,6 @@ from lib import (
     usage,
     write_done,
 )
-from model import download
 from openmath import ENDS
 from source import open_parquet, unreadable
 
