@@ -3,11 +3,11 @@
 #
 # munged, slurmctld and one slurmd per virtual node; nothing in /etc, no systemd, no slurmdbd. Every node has
 # its own network, UTS and mount namespace: host name nodeK, address NET_PREFIX.K on eth0, 16 CPUs, 8 GPUs
-# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray: Ray names its sockets there as if
+# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray-0: Ray names its sockets there as if
 # it had the machine to itself. Mounts made later below DIR show up on the nodes too.
 #
 # Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
-# EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
+# GRES=none (no GPUs in Slurm's eyes), EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
 # PORT_BASE live side by side.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -40,7 +40,7 @@ dir=$(readlink -f -- "$1")
 if [[ -e $dir/slurm.conf ]]; then # an earlier run's
     rm -rf -- "${dir:?}"/{dev,log,munge,ray,run,spool,state}
 fi
-mkdir -p "$dir"/{dev,log,munge,ray,run,spool,state} /tmp/ray
+mkdir -p "$dir"/{dev,log,munge,ray,run,spool,state} /tmp/ray-0
 chmod 755 "$dir" # jobs of other users must reach munge's socket
 chmod 700 "$dir/munge"
 
@@ -115,7 +115,12 @@ host=${host%%.*}
 for ((i = 0; i < 8; i++)); do
     [[ -e $dir/dev/nvidia$i ]] || mknod -m 666 "$dir/dev/nvidia$i" c 1 3 # Slurm insists on device nodes
 done
+gres='Gres=gpu:8'
 echo "NodeName=node[1-$nodes] Name=gpu File=$dir/dev/nvidia[0-7]" >"$dir/gres.conf"
+if [[ ${GRES:-} == none ]]; then
+    gres=''
+    : >"$dir/gres.conf"
+fi
 { if [[ -n ${SPANK:-} ]]; then echo "required $SPANK"; fi; } >"$dir/plugstack.conf"
 # cred_expire is also the delay of a requeue (default: two minutes). ReturnToService=1: a node that a test sets
 # down stays down, one that was merely silent comes back.
@@ -148,8 +153,8 @@ OverTimeLimit=0
 JobRequeue=1
 MinJobAge=3600
 ReturnToService=1
-GresTypes=gpu
-NodeName=node[1-$nodes] NodeAddr=$prefix.[1-$nodes] CPUs=16 Boards=1 Sockets=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=2000000 Gres=gpu:8
+${gres:+GresTypes=gpu}
+NodeName=node[1-$nodes] NodeAddr=$prefix.[1-$nodes] CPUs=16 Boards=1 Sockets=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=2000000 $gres
 PartitionName=batch Nodes=node[1-$nodes] Default=YES MaxTime=INFINITE State=UP
 ${EXTRA_CONF:-}
 CONF
@@ -172,8 +177,8 @@ for ((i = 1; i <= nodes; i++)); do
         mount --bind $dir/hosts /etc/hosts
         if [ -e /etc/resolv.conf ]; then mount --bind /dev/null /etc/resolv.conf; fi
         mount -t tmpfs -o size=2g,mode=1777 shm /dev/shm
-        mkdir -m 1777 $dir/ray/node$i
-        mount --bind $dir/ray/node$i /tmp/ray
+        mkdir -m 700 $dir/ray/node$i
+        mount --bind $dir/ray/node$i /tmp/ray-0
         exec slurmd -N node$i"
 done
 
