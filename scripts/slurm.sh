@@ -4,24 +4,28 @@
 # SBATCH_ARGS='--name=value ...'   more options for every sbatch of a chain, with blanks between
 # GPUS_FLAG=gpus-per-node|gres     how GPUS are asked for, with :TYPE for a type of GPU; none where Slurm does not count them
 
+# What a site or a user may choose for all jobs by sbatch's own variables.
+sbatch_kept='SBATCH_(ACCOUNT|ACCTG_FREQ|CLUSTERS|CONSTRAINT|CORE_SPEC|CPU_FREQ_REQ|DELAY_BOOT|GPU_FREQ|GRES_FLAGS|HINT'
+sbatch_kept+='|MEM_PER_CPU|MEM_PER_GPU|MEM_PER_NODE|NETWORK|PARTITION|POWER|PROFILE|QOS|REQ_SWITCH|RESERVATION|SEGMENT_SIZE'
+sbatch_kept+='|THREAD_SPEC|TIMELIMIT|WAIT_ALL_NODES|WAIT4SWITCH|WCKEY)'
+
 # slurm PROGRAM ARG...: one of Slurm's programs without the variables by which the user's shell, or a job around this one,
-# would give it options, filters and formats. Times are seconds since the epoch. Kept is what says which Slurm it is; for
-# srun the job; for sbatch what is a site's or a user's to choose for all jobs.
+# would give it options, filters and formats. squeue's times are seconds since the epoch. Kept is what says which Slurm it is;
+# for srun the job; for sbatch the variables above.
 slurm() {
-    local keep='SLURM_(CONF|CONF_SERVER|CLUSTERS|WORKING_CLUSTER|JWT|SACK_[A-Z_]*)' name words=(env)
+    local keep='SLURM_(CONF|CONF_SERVER|CLUSTERS|WORKING_CLUSTER|JWT|SACK_[A-Z_]*)' name words=(env) set=()
     case $1 in
+        squeue) set=(SLURM_TIME_FORMAT=%s) ;;
         srun) keep+='|SLURM_JOB_?ID' ;;
         sbatch)
-            keep+='|SBATCH_(ACCOUNT|ACCTG_FREQ|CLUSTERS|CONSTRAINT|CORE_SPEC|CPU_FREQ_REQ|DELAY_BOOT|GPU_FREQ|GRES_FLAGS'
-            keep+='|HINT|MEM_PER_CPU|MEM_PER_GPU|MEM_PER_NODE|NETWORK|PARTITION|POWER|PROFILE|QOS|REQ_SWITCH|RESERVATION'
-            keep+='|SEGMENT_SIZE|THREAD_SPEC|TIMELIMIT|WAIT_ALL_NODES|WAIT4SWITCH|WCKEY)'
+            keep+="|$sbatch_kept"
             if [[ -n ${SLURM_JOB_ID:-} ]]; then words+=(-u CUDA_VISIBLE_DEVICES -u TMPDIR); fi # of the job around
             ;;
     esac
     while read -r name; do
         [[ $name =~ ^($keep)$ ]] || words+=(-u "$name")
     done < <(compgen -e | grep -E '^(SLURMD?|SALLOC|SBATCH|SRUN|SQUEUE|SACCT|SCONTROL|SCANCEL|PMI|PMIX)_' || true)
-    "${words[@]}" SLURM_TIME_FORMAT=%s "$@"
+    "${words[@]}" "${set[@]}" "$@"
 }
 
 # step OPTION... COMMAND...: a step of the job, also from inside another, which it would else wait for; with this
@@ -50,6 +54,9 @@ job_end() {
         die "the end of job $SLURM_JOB_ID cannot be read (squeue does not say); mend squeue on the nodes, or set SAVE_RESERVE=0 for links that save only at SAVE_EVERY"
     if [[ $end =~ ^[0-9]+$ ]]; then printf '%s\n' "$end"; fi
 }
+
+# sbatch_dropped: the variables of sbatch that do not count, nothing where there are none.
+sbatch_dropped() { compgen -e | grep '^SBATCH_' | grep -vxE "$sbatch_kept|SBATCH_(ARGS|EXPORT)" | paste -sd ' ' || true; }
 
 # job_number: of sbatch's answer on standard input. A site's wrapper or plugin may talk around it.
 job_number() { sed -nE 's/^([0-9]+)(;[^ ;]+)?$/\1/p; s/^Submitted batch job ([0-9]+)( .*)?$/\1/p' | tail -n 1; }

@@ -254,6 +254,8 @@ elif dry; then
 else
     command -v sbatch >/dev/null || die "no sbatch here; run on the cluster's login node, or LAUNCHER=local"
     check_after
+    dropped=$(sbatch_dropped)
+    if [[ -n $dropped ]]; then log "of the environment these do not count: $dropped; more options go in SBATCH_ARGS"; fi
     : >"$RUN/chain.tsv"
     queue_chain
     log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import checkpoints
+import status
 from conftest import ROOT, Repo, failed, ok, running_slurm
 from test_train import workers
 
@@ -294,16 +295,12 @@ def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
             slurm.call("scripts/submit.sh", "train", "mini", "1", **hostile),
             f"job {train.id} of this run is still PENDING",
         )
-        status = ok(slurm.call("scripts/status.sh", "mini", "1", **hostile))
-        assert re.search(rf"^train +pending .*{train.id}:pending", status, re.MULTILINE), status
+        shown = ok(slurm.call("scripts/status.sh", "mini", "1", **hostile))
+        assert re.search(rf"^train +pending .*{train.id}:pending", shown, re.MULTILINE), shown
     finally:
         ok(slurm.call("scontrol", "update", "partition=batch", "state=up"))
     assert train.wait(90) == "FAILED" and train.field("ExitCode") == "75:0", train.log()
-    assert (train.field("JobName"), train.field("TimeLimit"), train.field("Requeue")) == (
-        "train-mini-1",
-        "00:05:00",
-        "1",
-    )
+    assert [train.field(key) for key in ("JobName", "TimeLimit", "Requeue")] == ["train-mini-1", "00:05:00", "1"]
     assert train.field("StdOut") == str(slurm.run_dir() / "logs" / f"train-{train.id}.out")
     assert "SAVE_RESERVE=600 leaves nothing" in train.log() and "the link is over after step 1" in train.log()
     assert f"code {slurm.run_dir()}/code/" in train.log()
@@ -360,12 +357,16 @@ def test_a_link_inside_an_allocation(slurm: Repo, launcher: tuple[str, ...]) -> 
 
 def test_a_chain_queued_inside_an_allocation(slurm: Repo) -> None:
     """The job's own step does not take over the memory, tasks and binding of the one around it."""
-    around = ("salloc", "-n2", "--cpus-per-task=2", "--mem-per-cpu=100", "srun", "-n1")
-    ok(slurm.call(*around, "scripts/submit.sh", "train", "mini", "1", JOBS=1, LINK_STEPS=1, timeout=60))
+    around = ("salloc", "-n2", "--cpus-per-task=2", "--mem=1000", "srun", "-n1", "--mem=500")
+    ok(
+        slurm.call(
+            *around, "scripts/submit.sh", "train", "mini", "1", JOBS=1, LINK_STEPS=1, SBATCH_MEM_PER_CPU=10, timeout=60
+        )
+    )
     chain = (slurm.run_dir() / "chain.tsv").read_text().splitlines()
     train = Job(slurm, chain[0].split("\t")[2])
     assert train.wait(90) == "FAILED" and train.field("ExitCode") == "75:0", train.log()
-    assert "the link is over after step 1" in train.log()
+    assert "the link is over after step 1" in train.log() and train.field("MinMemoryCPU") == "10M"
 
 
 def test_the_last_errors_are_slurms_own_too(slurm: Repo) -> None:
@@ -430,6 +431,7 @@ def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
     assert re.search(r"^train +node_fail +step 0/60, saved 0 +2:failed 6:node_fail$", out, re.MULTILINE), out
     assert re.search(r"^average +cancelled +3:cancelled$", out, re.MULTILINE) and "note:" not in out
     assert re.search(r"^results +- +5:$", out, re.MULTILINE), out
+    assert f"local keep='{status.KEPT}'" in (ROOT / "scripts/slurm.sh").read_text()
     script(bin_, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path))
     assert re.search(r"^average +- +3:$", out, re.MULTILINE), out
@@ -445,7 +447,10 @@ def test_a_cluster_without_gres(copy: Repo) -> None:
         copy.env |= env
         command = ("scripts/submit.sh", "train", "gpu", "1")
         failed(copy.call(*command), "sbatch refused the train job (")
-        ok(copy.call(*command, GPUS_FLAG="none", SBATCH_ARGS="--hold --comment=a=b"))
+        out = ok(
+            copy.call(*command, GPUS_FLAG="none", SBATCH_ARGS="--hold --comment=a=b", SBATCH_WAIT="1", SBATCH_QOS="x")
+        )
+        assert "] of the environment these do not count: SBATCH_WAIT; more options go in SBATCH_ARGS\n" in out
         jobs = [line.split("\t")[2] for line in (copy.run_dir("gpu") / "chain.tsv").read_text().splitlines()]
         assert len(jobs) == 8
         for id_ in jobs:
