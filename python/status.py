@@ -21,6 +21,7 @@ from lib import read_json, run
 from metrics import score_rows
 
 Job = tuple[str, str, str]  # id, Slurm's state, reason or node
+LIVE = ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")
 KEPT = "SLURM_(CONF|CONF_SERVER|CLUSTERS|WORKING_CLUSTER|JWT|SACK_[A-Z_]*)"  # which Slurm it is: as in scripts/slurm.sh
 
 
@@ -65,7 +66,10 @@ def read_jobs(chain: Path) -> tuple[dict[str, list[Job]], str]:
     if forgotten and not note and shutil.which("sacct"):
         answer = ask("sacct", "-n", "-X", "-P", "-j", ",".join(forgotten), "-o", "JobID,State,ExitCode")
         if answer and not answer.returncode:
-            states |= {id_: pair for id_, pair in read_states(answer.stdout).items() if id_ in forgotten}
+            ended = {id_: pair for id_, pair in read_states(answer.stdout).items() if pair[0] not in LIVE}
+            states |= {
+                id_: ended[id_] for id_ in forgotten if id_ in ended
+            }  # one that seems live was lost with its node
     for name, id_ in ids:
         state, reason = states.get(id_, ("", ""))
         jobs.setdefault(name, []).append((id_, state, reason))
@@ -105,7 +109,7 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
     for name in folders:
         queued = jobs.get(name, [])
         done = converted == len(steps) if name == "convert" else (folders[name] / "DONE").is_file()
-        live = [job for job in queued if job[1] in ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")]
+        live = [job for job in queued if job[1] in LIVE]
         progress, left = "", ""
         if name == "train":
             progress, left = training(paths, recipe)

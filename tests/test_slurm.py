@@ -111,11 +111,19 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
 
 
 def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
-    """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why."""
+    """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why.
+
+    Also where a site's default hands nothing of the environment to jobs: cluster.env has what is needed, and the job's
+    own step gets all that the job has.
+    """
+    (slurm.root / "cluster.env").write_text(f"WORK={slurm.work}\nVENV={slurm.env['VENV']}\nSAVE_RESERVE=600\n")
     command = ("sbatch", "--parsable", "--time=5", "sbatch/train.sbatch", "mini", "1")
-    job = Job(slurm, ok(slurm.call(*command, SAVE_RESERVE="600")).strip())
+    job = Job(slurm, ok(slurm.call(*command, SBATCH_EXPORT="NONE", WORK="/nowhere")).strip())
     assert job.wait(90) == "FAILED" and job.field("ExitCode") == "75:0", job.log()
     assert "SAVE_RESERVE=600 leaves nothing" in job.log() and "the link is over after step 1" in job.log()
+    assert (
+        f"nothing of the environment that it was queued from (SBATCH_EXPORT=NONE): WORK is {slurm.work}\n" in job.log()
+    )
     assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
@@ -415,8 +423,8 @@ def test_ray_has_a_folder_by_user_and_job(repo: Repo, tmp_path: Path) -> None:
 
 
 # sacct -n -X -P -o JobID,State,ExitCode of Slurm 22.05.8 with slurmdbd, of jobs that completed, failed, were cancelled
-# by a user and by a dependency, and lost their node.
-SACCT = "1|COMPLETED|0:0\n2|FAILED|3:0\n3|CANCELLED by 0|0:0\n4|CANCELLED|0:0\n6|NODE_FAIL|0:0\n"
+# by a user and by a dependency, lost their node, and wait since they were requeued.
+SACCT = "1|COMPLETED|0:0\n2|FAILED|3:0\n3|CANCELLED by 0|0:0\n4|CANCELLED|0:0\n6|NODE_FAIL|0:0\n5|PENDING|0:0\n"
 
 
 def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
@@ -435,6 +443,32 @@ def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
     script(bin_, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path))
     assert re.search(r"^average +- +3:$", out, re.MULTILINE), out
+
+
+@pytest.mark.slow
+def test_status_from_real_accounts(copy: Repo) -> None:
+    """slurmdbd's own answer, under variables that would change it, once squeue knows nothing any more."""
+    copy.run_dir().mkdir(parents=True)
+    with running_slurm(nodes=1, ACCOUNTS="yes") as env:
+        copy.env |= env
+        commands = (("train", "exit 3"), ("convert", "true"), ("average", "true"))
+        ids = [ok(copy.call("sbatch", "--parsable", "--wrap", command)).strip() for _, command in commands[:2]]
+        ids.append(ok(copy.call("sbatch", "--parsable", "--hold", "--wrap", "true")).strip())
+        ok(copy.call("scancel", ids[2]))
+        for id_ in ids:
+            Job(copy, id_).wait(60)
+        rows = [f"2026-01-01T00:00:00\t{name}\t{id_}\n" for (name, _), id_ in zip(commands, ids, strict=True)]
+        (copy.run_dir() / "chain.tsv").write_text("".join(rows))
+        path = script(copy.root / "bin", "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+
+        def status() -> str:
+            return ok(
+                copy.call("scripts/status.sh", "mini", "1", PATH=path, SACCT_FORMAT="User", SLURM_TIME_FORMAT="%s")
+            )
+
+        want = [rf"train +failed .* {ids[0]}:failed", rf"convert +completed .* {ids[1]}:completed"]
+        want.append(rf"average +cancelled +{ids[2]}:cancelled")
+        wait_until(lambda: all(re.search(f"^{line}$", status(), re.MULTILINE) for line in want), 30, status)
 
 
 def test_a_cluster_without_gres(copy: Repo) -> None:
