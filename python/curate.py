@@ -37,6 +37,7 @@ from lib import (
     is_done,
     log,
     new_folder,
+    ratio,
     read_json,
     recipe_hash,
     resumable_folder,
@@ -746,7 +747,7 @@ def summary(done: dict[str, Any], folder: Path) -> None:
     """What the stage did, for people."""
     rows, read = done["rows"], sum(done["read"].values())
     log(f"data: {rows['all']:,} rows (on {rows['on']:,}, off {rows['off']:,}) in {folder}")
-    log(f"data: {read / done['seconds']:,.0f} rows read a second")
+    log(f"data: {ratio(read, done['seconds'])} rows read a second")
     for mode in MODES:
         by = ", ".join(f"{n:,} by {name}" for name, n in done["dropped"][mode].items() if n) or "none"
         rest = "".join(
@@ -755,7 +756,7 @@ def summary(done: dict[str, Any], folder: Path) -> None:
         log(f"data: {mode}: {done['read'][mode]:,} rows read, dropped {by}{rest}; {rows[mode]:,} kept")
         if done["read"][mode] and not rows[mode]:
             log(f"data: no row with reasoning {mode} is left; used_in_training holds: {done['used_in_training']}")
-    shares = " ".join(f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"])
+    shares = " ".join(ratio(part["on"], part["rows"], ".0%") for part in done["along"])
     log(f"data: reasoning on along the file, by tenths: {shares}")
 
 

@@ -27,6 +27,7 @@ from lib import (
     is_done,
     log,
     new_folder,
+    ratio,
     read_done,
     read_json,
     recipe_hash,
@@ -410,7 +411,7 @@ def summary(done: dict[str, Any], folder: Path, read: int) -> None:
     """What the stage did, for people."""
     rows = done["rows"]
     splits = ", ".join(f"{s} {n:,}" for s, n in rows.items() if s != "all")
-    log(f"data: {rows['all']:,} rows ({splits}) in {folder}; {read / done['seconds']:,.0f} rows read a second")
+    log(f"data: {rows['all']:,} rows ({splits}) in {folder}; {ratio(read, done['seconds'])} rows read a second")
     for split, rules in done["dropped"].items():
         if rules:
             by = ", ".join(f"{n:,} by {rule}" for rule, n in rules.items())

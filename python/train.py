@@ -312,7 +312,7 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
             if not self.dist_env.is_main:
                 return
             if step % 20 == 0 or step == steps:
-                left = (steps - step) * (time.time() - started) / (step - resume)
+                left = (steps - step) * (time.time() - started) / max(step - resume, 1)
                 loss, rate = float(data.metrics["loss"]), data.metrics["lr"]
                 log(f"train: step {step}/{steps}, loss {loss:.4f}, lr {rate:.2e}, {left:.0f} s left")
             if step < steps and (time.time() >= end or step - resume == limit):

@@ -1,7 +1,14 @@
 # shellcheck shell=bash
 # Sourced by every script and job: errors, recipes, folders, locks. Sets the shell's options, nothing else.
 set -euo pipefail
-unset PYTHONDONTWRITEBYTECODE # the engine imports in 8 s from compiled files, in 22 s without
+# Python's and pip's variables, of an environment module say, are meant for another Python: with them ours would import
+# other packages than were pinned, leave asserts out, or install elsewhere. Where pip gets packages from is kept; so is
+# what changes no result. (Without compiled files, PYTHONDONTWRITEBYTECODE, the engine imports in 22 s, not in 8.)
+kept='PYTHON(UNBUFFERED|FAULTHANDLER|PYCACHEPREFIX)|PIP_((EXTRA_)?INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|(CLIENT_)?CERT'
+kept+='|PROXY|(DEFAULT_)?TIMEOUT|RETRIES|(NO_)?CACHE_DIR|KEYRING_PROVIDER|CONFIG_FILE)'
+while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(PYTHON[A-Z0-9]+|PIP_.*)$' | grep -vxE "$kept")
+unset kept name
+export PYTHONNOUSERSITE=1
 # CDPATH and start-up files make `cd` and every script talk where only an answer is expected; the others change tools.
 unset CDPATH BASH_ENV ENV POSIXLY_CORRECT GREP_OPTIONS TAR_OPTIONS
 unset -f cd
@@ -75,7 +82,8 @@ open_work() {
 
 # open_venv: the Python that the stages run in; built by make setup from the very pins of this code.
 open_venv() {
-    export VENV=${VENV:-$ROOT/.venv}
+    VENV=$(realpath -ms -- "${VENV:-$ROOT/.venv}")
+    export VENV
     if dry; then return; fi
     [[ -x $VENV/bin/python && -f $VENV/PINS ]] || die "$VENV is not set up; run: make setup"
     [[ $(<"$VENV/PINS") == "$(pins)" ]] || die "$VENV was built from other pins than docker/requirements.txt; run: make setup"

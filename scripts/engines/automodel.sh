@@ -53,6 +53,7 @@ torchrun_link() {
     torchrun=("$BOX_PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0 "${torchrun[@]}")
     launch+=("${SRUN_CONTAINER[@]}" "${BOX[@]}")
 
+    cd -- "$ROOT" # python -m looks there first: in the caller's folder may be a queue.py
     log "train: engine log $file"
     set +e
     # tee and grep outlive a Ctrl-C: the engine answers it with a checkpoint, whose lines still belong in the log.
