@@ -8,9 +8,9 @@ help_on_request "$@"
 [[ $# == 0 || $* == test ]] || usage 'wrong argument; usage: setup.sh [test]'
 VENV=${VENV:-$ROOT/.venv}
 
-# install FILE [VENV]: the pins of FILE, without a resolver: the file lists every package there is to be.
+# install FILE [VENV [OPTION...]]: the pins of FILE, without a resolver: the file lists every package there is to be.
 install() {
-    "${2:-$VENV}/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps --requirement "$1" 2>"$VENV/pip.log" ||
+    "${2:-$VENV}/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps "${@:3}" --requirement "$1" 2>"$VENV/pip.log" ||
         die "pip could not install $1: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
     check_pins "$1" "${2:-$VENV}"
 }
@@ -76,7 +76,10 @@ if [[ ${1:-} == test ]]; then
     if [[ ! -f $VENV/standin/PINS || $(<"$VENV/standin/PINS") != "$want" ]]; then
         rm -rf -- "$VENV/standin"
         python3 -m venv "$VENV/standin"
-        install "$ROOT/docker/requirements-standin.txt" "$VENV/standin"
+        install "$ROOT/docker/requirements-standin.txt" "$VENV/standin" --ignore-requires-python
+        # Its packages go before ours, torch and transformers among them.
+        "$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$("$VENV/standin/bin/python" -c \
+            'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
         printf '%s\n' "$want" >"$VENV/standin/PINS"
     fi
 fi

@@ -62,7 +62,7 @@ if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --
 [[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
 [[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
 if [[ $ENGINE == nemo-rl && -n ${RAY_CPUS:-} ]]; then # with fewer NeMo-RL waits for ever: see engines/nemo-rl.sh
-    [[ $RAY_CPUS =~ ^[1-9][0-9]*$ ]] && ((RAY_CPUS > GPUS_PER_NODE)) ||
+    [[ $RAY_CPUS =~ ^[1-9][0-9]*$ && $RAY_CPUS -gt $GPUS_PER_NODE ]] ||
         usage "RAY_CPUS=$RAY_CPUS; give $((GPUS_PER_NODE + 1)) or more, a CPU for each GPU of a node and one, or leave it out"
 fi
 [[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"

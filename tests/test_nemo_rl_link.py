@@ -4,9 +4,11 @@ The log's lines are those of v0.7.0's nemo_rl/algorithms/sft.py; tests/test_ray.
 """
 
 import json
+import math
 import os
 import shutil
 import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ import pytest
 
 import checkpoints
 import convert
+import nemo_rl
 import nemo_rl_link
 import nemo_rl_log
 import recipe as recipes
@@ -26,7 +29,7 @@ RECIPE = {"ENGINE": "nemo-rl", "SAVE_EVERY": "750", "STEPS": "3000", "AVERAGE_ST
 
 def checkpoint(folder: Path, step: int, total: int | None = None) -> Path:
     path = folder / f"step_{step}"
-    path.mkdir(parents=True)
+    (path / "policy/weights/iter_0000000").mkdir(parents=True)
     (path / "training_info.json").write_text(json.dumps({"total_steps": step if total is None else total}))
     return path
 
@@ -119,8 +122,50 @@ def test_steps_are_counted_over_links_and_epochs(tmp_path: Path) -> None:
     assert history[2]["save_seconds"] == 4.0 and "save_seconds" not in history[3] and history[1]["mfu"] == 41.5
 
 
+WORKER = "\x1b[36m(MegatronPolicyWorker pid=15716)\x1b[0m "
+
+
+def test_lines_that_workers_write_into(tmp_path: Path) -> None:
+    """As Ray 2.55 was seen to write them: a worker's line between a text and its newline, colours, a progress bar."""
+    text = SET_UP + step(1, 60, 3.0) + step(2, 60, 2.5, save=4.0)
+    text = text.replace("  • Loss: 3.0000\n", f"  • Loss: 3.0000{WORKER}Gathering 1/4\n\n")
+    text = text.replace("Utilization: 41.50%\n", f"Utilization: 41.50%{WORKER}loss: 7\n\n", 1)
+    text = text.replace("time: 2.50s\n", f"time: 2.50s{WORKER}  • Loss: 9.9999\n\n", 1)
+    text = text.replace(f"Step 2/60 {'=' * 25}\n", f"Step 2/60 {'=' * 25}{WORKER}hello\n\n")
+    text = text.replace("  • Loss: 2.5000\n", f"{WORKER}  • Loss: 8.8888\n\rpacking: 40%\r  • Loss: 2.5000\n")
+    rows = list(nemo_rl_log.rows(link(tmp_path, "1-0", 0, text)))
+    assert rows == [
+        {"step": 0, "loss": 3.0, "mfu": 41.5, "seconds": 2.5},
+        {"step": 1, "loss": 2.5, "mfu": 41.5, "seconds": 2.5, "save_seconds": 4.0},
+    ]
+    colours = "".join(f"\x1b[1m{line}\x1b[0m\n" for line in (SET_UP + step(1)).splitlines())
+    assert [row["loss"] for row in nemo_rl_log.rows(link(tmp_path, "2-0", 0, colours))] == [1.5]
+
+
+@pytest.mark.parametrize(
+    ("first", "headers", "wanted"),
+    [
+        (0, [(1, 60), (2, 60), (4, 60)], [1, 2, 4]),  # a lost header does not shift those after it
+        (10, [(12, 60), (13, 60)], [12, 13]),  # nor does the first of a resumed link
+        (0, [(1, 3), (2, 3), (3, 3), (2, 3), (3, 3), (1, 3)], [1, 2, 3, 5, 6, 7]),  # over the end of an epoch
+        (7, [(2, 3), (3, 3), (1, 3)], [8, 9, 10]),
+        (0, [(1, 1), (1, 1), (1, 1)], [1, 2, 3]),  # epochs of one step
+    ],
+)
+def test_a_lost_header_shifts_nothing(
+    tmp_path: Path, first: int, headers: list[tuple[int, int]], wanted: list[int]
+) -> None:
+    text = SET_UP + "".join(step(n, of) for n, of in headers)
+    assert [row["step"] + 1 for row in nemo_rl_log.rows(link(tmp_path, "1-0", first, text))] == wanted
+
+
+def test_a_loss_that_is_no_number_is_read(tmp_path: Path) -> None:
+    rows = list(nemo_rl_log.rows(link(tmp_path, "1-0", 0, SET_UP + step(1, loss=float("nan")) + step(2))))
+    assert math.isnan(rows[0]["loss"]) and rows[1]["loss"] == 1.5
+
+
 def test_an_unfinished_step_does_not_count(tmp_path: Path) -> None:
-    whole = step(1) + step(2)
+    whole = step(11) + step(12)
     cut = whole[: whole.rindex("  • Loss")]
     folder = link(tmp_path, "1-0", 10, SET_UP + cut)
     assert [row["step"] for row in nemo_rl_log.rows(folder)] == [10]
@@ -149,6 +194,76 @@ def test_an_optimizer_that_begins_anew_ends_the_link(tmp_path: Path) -> None:
     assert "no optimizer state" in (tmp_path / "logs/750/failed").read_text()
 
 
+@pytest.mark.parametrize(
+    ("backend", "version", "file", "there"),
+    [
+        ("megatron", "0.7", "policy/weights/iter_0000000/common.pt", True),
+        ("megatron", "0.7", "policy/weights/iter_0000000/metadata.json", False),  # what Megatron-Core 0.19 writes
+        ("megatron", "next", "policy/weights/iter_0000000/metadata.json", True),
+        ("megatron", "0.7", "policy/optimizer/optim/.metadata", False),
+        ("fsdp", "0.7", "policy/optimizer/optim/.metadata", True),
+        ("fsdp", "0.7", "policy/weights/iter_0000000/common.pt", False),
+    ],
+)
+def test_a_checkpoint_without_its_optimizer_is_refused(
+    tmp_path: Path, backend: str, version: str, file: str, there: bool
+) -> None:
+    """Before any node is brought up; NeMo-RL itself would warn and train on."""
+    saved = checkpoint(tmp_path, 750)
+    (saved / file).parent.mkdir(parents=True, exist_ok=True)
+    (saved / file).touch()
+    if there:
+        nemo_rl_link.check_optimizer(saved, backend, nemo_rl.load_version(version))
+    else:
+        with pytest.raises(Failure, match=r"step_750 has no optimizer state: .*; move that checkpoint away"):
+            nemo_rl_link.check_optimizer(saved, backend, nemo_rl.load_version(version))
+
+
+# --- the driver ----------------------------------------------------------------------------------------------------
+
+# A policy as v0.7.0's: its destructor asks something that will never answer (lm_policy.py:1103-1111).
+POLICY = """
+import sys, time
+class Policy:
+    def __del__(self):
+        time.sleep(600)
+policy = Policy()
+if __name__ == "__main__":
+    print(sys.argv[1:], flush=True)
+    import helper
+    {end}
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "status", "reason"),
+    [
+        ("raise ValueError('no such\\nshape')", 1, "ValueError: no such\n"),
+        ("raise KeyError", 1, "KeyError: \n"),
+        ("raise type('RayTaskError', (Exception,), {})('ray::x()\\n  at y\\nOSError: full')", 1, "OSError: full\n"),
+        ("policy.__class__.__del__ = lambda self: None; sys.exit(7)", 7, None),
+        ("policy.__class__.__del__ = lambda self: None", 0, None),
+    ],
+)
+def test_a_driver_that_raises_ends(tmp_path: Path, end: str, status: int, reason: str | None) -> None:
+    """Its destructor would hold it for ten minutes; the test's own limit is one."""
+    (tmp_path / "driver.py").write_text(POLICY.replace("{end}", end))
+    (tmp_path / "helper.py").write_text("")  # beside the script, where python looks first
+    command = [
+        sys.executable,
+        ROOT / "python/inside/nemo_rl_driver.py",
+        tmp_path / "reason",
+        "driver.py",
+        "a=1",
+        "+b='c d'",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == status and done.stdout == "['a=1', \"+b='c d'\"]\n", done
+    assert ("Traceback" in done.stderr) == (reason is not None)
+    assert (tmp_path / "reason").exists() == (reason is not None)
+    assert reason is None or (tmp_path / "reason").read_text() == reason
+
+
 # --- time ----------------------------------------------------------------------------------------------------------
 
 
@@ -172,13 +287,19 @@ def test_the_driver_gets_the_time_as_nemo_rl_reads_it(tmp_path: Path, left: int,
     """DD:HH:MM:SS of training, from the job's real end; exactly one such override, and the others untouched."""
     (tmp_path / "overrides").write_text("a.b=1\ncheckpointing.checkpoint_must_save_by=null\nc=two words\n")
     (tmp_path / "reserve").write_text(f"{reserve}\n")
+    (tmp_path / "version").write_text("0.7 use_linear_ce_fusion_loss\n")
+    (tmp_path / "examples/configs").mkdir(parents=True)
+    (tmp_path / "examples/configs/sft.yaml").write_text("policy:\n  use_linear_ce_fusion_loss: false\n")
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/python").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     (tmp_path / "bin/python").chmod(0o755)
     env = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "NEMO_RL_DIR": str(tmp_path)}
     command = ["bash", ROOT / "scripts/engines/nemo-rl-inside.sh", "train", tmp_path / "overrides"]
     run = subprocess.run(command, env=env | {"LINK_END": str(int(time.time()) + left)}, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
     words = run.stdout.splitlines()
+    assert words[:2] == [str(ROOT / "python/inside/nemo_rl_driver.py"), str(tmp_path / "reason")]
+    words = words[2:]
     assert (
         words[:4] == ["examples/run_sft.py", "--config", "examples/configs/sft.yaml", "a.b=1"]
         and words[5] == "c=two words"
@@ -193,6 +314,11 @@ def test_the_driver_gets_the_time_as_nemo_rl_reads_it(tmp_path: Path, left: int,
         command, env={k: v for k, v in env.items() if k != "LINK_END"}, capture_output=True, text=True
     )
     assert "checkpointing.checkpoint_must_save_by=null" in bare.stdout.splitlines(), "a job without a limit has none"
+
+    (tmp_path / "version").write_text("next use_fused_linear_logprobs\n")
+    other = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert other.returncode == 1 and not other.stdout
+    assert f"the NeMo-RL in {tmp_path} is not version next; set NEMO_RL_VERSION" in other.stderr
 
 
 # --- identity ------------------------------------------------------------------------------------------------------
@@ -209,7 +335,7 @@ def test_opening_a_link(mega: Repo) -> None:
     """Leftovers are gone, the first step is the newest checkpoint's, and no secret is in what is written."""
     folder = mega.run_dir("mega") / "train/checkpoints"
     for n in (10, 13, 20):
-        checkpoint(folder, n)
+        (checkpoint(folder, n) / "policy/weights/iter_0000000/common.pt").touch()
     (folder / "tmp_step_21").mkdir()
     logs = open_link(mega, WANDB_PROJECT="sft", WANDB_API_KEY="secret-key", HF_TOKEN="secret-token")
     assert sorted(p.name for p in folder.iterdir()) == ["step_10", "step_20"]

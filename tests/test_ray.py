@@ -44,12 +44,15 @@ def image(folder: Path) -> dict[str, str]:
     (folder / "nemo-rl/examples/configs/sft.yaml").write_text(yaml.safe_dump(tree))
     python = folder / "venvs" / WORKER / "bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/nemo-rl" exec "{STANDIN}/bin/python" "$@"\n')
+    python.write_text(
+        f'#!/bin/sh\nPYTHONPATH="{folder}/nemo-rl:{ROOT}/python/inside" exec "{STANDIN}/bin/python" "$@"\n'
+    )
     python.chmod(0o755)
     return {
         "NEMO_RL_DIR": str(folder / "nemo-rl"),
         "NEMO_RL_VENV_DIR": str(folder / "venvs"),
         "PATH": f"{STANDIN}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": f"{ROOT}/python/inside",  # where the driver finds Megatron for a CPU
         "RAY_CPUS": "3",  # of each of four nodes on one small machine
         "CONTAINER_RUNTIME": "none",
     }
@@ -158,7 +161,7 @@ def two_nodes(ray: Repo) -> Repo:
 
 def test_links_that_fail_say_why_within_a_minute(two_nodes: Repo) -> None:
     """No base model for Megatron; a node that cannot come up; a driver that fails; then a checkpoint of which the
-    optimizer is missing; then a worker node whose Ray dies."""
+    optimizer is missing; then a driver that raises and would not end; then a worker node whose Ray dies."""
     repo = two_nodes
     job = link(repo)
     job.wait(60)
@@ -176,7 +179,12 @@ def test_links_that_fail_say_why_within_a_minute(two_nodes: Repo) -> None:
     assert time.time() - ended <= 60 and "the driver ended with status 7" in last_line(job), job.log()
     assert "RuntimeError: STANDIN_EXIT" in job.log() and steps(repo) == [10]
 
-    (repo.run_dir("mega") / "train/checkpoints/step_10/policy/weights/iter_0000000/common.pt").unlink()
+    common = repo.run_dir("mega") / "train/checkpoints/step_10/policy/weights/iter_0000000/common.pt"
+    common.rename(common.with_suffix(".away"))
+    job = link(repo)
+    job.wait(60)
+    assert "step_10 has no optimizer state" in last_line(job), "before any node is brought up"
+    common.write_bytes(b"")  # it is there, but does not hold what it should: only the driver can see that
     job = link(repo, STANDIN_STEP=5)
     until(job, lambda: (logs(repo, job) / "failed").exists(), 200)
     ended = time.time()
@@ -185,6 +193,12 @@ def test_links_that_fail_say_why_within_a_minute(two_nodes: Repo) -> None:
     assert steps(repo) == [10], "nothing was trained without it"
 
     shutil.rmtree(repo.run_dir("mega") / "train/checkpoints")
+    job = link(repo, STANDIN_RAISE="out of luck", STANDIN_AFTER=2)
+    until(job, lambda: (logs(repo, job) / "reason").exists(), 200)
+    ended = time.time()
+    job.wait(60)
+    assert time.time() - ended <= 60 and "status 1 (RuntimeError: out of luck)" in last_line(job), job.log()
+
     job = link(repo, STANDIN_STEP=1)
     until(job, lambda: (logs(repo, job) / "training").exists(), 200)
     address = (logs(repo, job) / "head").read_text().rpartition(".")[0]

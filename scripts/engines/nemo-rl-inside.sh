@@ -45,10 +45,10 @@ case ${1:-} in
             echo "error: the NeMo-RL in $PWD is not version $version; set NEMO_RL_VERSION to what it is, or take another image" >&2
             exit 1
         }
-        exec python "$here/python/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
+        exec python "$here/python/inside/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
         ;;
     cache)
-        python_with_megatron "$here/python/nemo_rl_cache.py" "$2" "$3" "$4"
+        python_with_megatron "$here/python/inside/nemo_rl_cache.py" "$2" "$3" "$4"
         ;;
     convert)
         # Its own configuration names the model, hence RoPE and tokenizer, that the step was trained from.

@@ -1,6 +1,7 @@
 """Test double of NeMo-RL v0.7.0's examples/run_sft.py; see README.md beside examples/.
 
 STANDIN_STEP: seconds a step takes (0.05). STANDIN_EXIT: end with this status after STANDIN_AFTER steps (1).
+STANDIN_RAISE: raise this after as many, with a policy whose destructor asks Ray, as v0.7.0's does.
 """
 
 import argparse
@@ -14,13 +15,14 @@ import warnings
 from pathlib import Path
 
 import ray
+import ray.util.scheduling_strategies
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from nemo_rl.models.megatron import community_import as weights
+from nemo_rl.models.megatron import community_import
 
 
 def load(path: str, overrides: list[str]) -> dict:
@@ -31,6 +33,9 @@ def load(path: str, overrides: list[str]) -> dict:
     OmegaConf.set_struct(config, True)
     ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(overrides), config)
     return OmegaConf.to_container(config, resolve=True)
+
+
+SAVER: community_import.Saver | None = None  # takes seconds to build
 
 
 def seconds(text: str) -> int:
@@ -49,17 +54,46 @@ class Worker:
         return socket.gethostname(), os.environ.get("CUDA_VISIBLE_DEVICES", "")
 
     def train(self, step: int) -> int:
+        print(f"worker at step {step}", flush=True)  # Ray writes it into the driver's own lines
         return step
+
+    def shutdown(self) -> bool:
+        return True
+
+
+@ray.remote(num_cpus=1)
+def node_environment() -> str:
+    """Made on every node while the workers hold theirs (v0.7.0 nemo_rl/utils/venvs.py:169-172)."""
+    return socket.gethostname()
+
+
+class Policy:
+    """Holds the workers (v0.7.0 nemo_rl/models/policy/lm_policy.py:1103-1111)."""
+
+    def __init__(self, gpus: int, nodes: int):
+        self.workers = [Worker.remote() for _ in range(gpus)]
+        ray.get([worker.place.remote() for worker in self.workers])
+        group = ray.util.placement_group([{"CPU": 1}] * nodes, strategy="STRICT_SPREAD")
+        ray.get(group.ready())
+        strategies = [
+            ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=n)
+            for n in range(nodes)
+        ]
+        ray.get([node_environment.options(scheduling_strategy=strategy).remote() for strategy in strategies])
+        ray.util.remove_placement_group(group)
+
+    def __del__(self) -> None:
+        ray.get([worker.shutdown.remote() for worker in self.workers])
 
 
 def save(folder: Path, step: int, state: dict, config: dict) -> None:
+    global SAVER
+    SAVER = SAVER or community_import.Saver(config["policy"]["model_name"])
     temporary, final, old = folder / f"tmp_step_{step}", folder / f"step_{step}", folder / f"old_step_{step}"
     temporary.mkdir(parents=True, exist_ok=True)
     (temporary / "training_info.json").write_text(json.dumps(state))
     (temporary / "config.yaml").write_text(yaml.safe_dump(config))
-    weights.write_step(config["policy"]["model_name"], step, temporary / "policy/weights/iter_0000000")
-    if config["checkpointing"]["save_optimizer"]:
-        (temporary / "policy/weights/iter_0000000/common.pt").write_text("optimizer")
+    SAVER.write(step, temporary / "policy/weights", config["checkpointing"]["save_optimizer"])
     (temporary / "train_dataloader.pt").write_text(str(step))
     if final.exists():
         final.rename(old)
@@ -74,13 +108,14 @@ def main() -> None:
     parser.add_argument("--config", required=True)
     args, overrides = parser.parse_known_args()
     config = load(args.config, overrides)
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    ray.init(address="auto", log_to_driver=True, logging_level="ERROR")
     cluster, checkpointing = config["cluster"], config["checkpointing"]
     gpus = cluster["num_nodes"] * cluster["gpus_per_node"]
     print("\n▶ Setting up compute cluster...")
     if (there := int(ray.cluster_resources().get("GPU", 0))) != gpus:
         sys.exit(f"ValueError: the cluster has {there} GPUs, the configuration {gpus}")
-    workers = [Worker.remote() for _ in range(gpus)]
+    policy = Policy(gpus, cluster["num_nodes"])
+    workers = policy.workers
     places = sorted(ray.get([worker.place.remote() for worker in workers]))
     print(f"  ✓ Ray cluster initialized with {cluster['num_nodes']} nodes")
     print("places:", " ".join(f"{host}/{gpu}" for host, gpu in places))
@@ -91,9 +126,10 @@ def main() -> None:
     if last:
         path = folder / f"step_{last}"
         state = json.loads((path / "training_info.json").read_text())
-        if not (path / "policy/weights/iter_0000000/common.pt").exists():
+        common = path / "policy/weights/iter_0000000/common.pt"
+        if not common.exists() or b"optimizer" not in common.read_bytes():
             warnings.warn(f"Optimizer state not found at {path}. Optimizer will be freshly initialized.", stacklevel=2)
-    if not weights.cached(config["policy"]["model_name"]):
+    if not community_import.cached(config["policy"]["model_name"]):
         sys.exit("RuntimeError: the base model would be converted by every link")
     with open(config["data"]["train"]["data_path"], encoding="utf-8") as file:
         rows = sum(1 for _ in file)
@@ -124,6 +160,8 @@ def main() -> None:
         print(f"  • policy_training: {pace:.2f}s (90.0%)")
         if took > 0.001:
             print(f"  • checkpointing: {took:.2f}s (10.0%)")
+        if "STANDIN_RAISE" in os.environ and made >= int(os.environ.get("STANDIN_AFTER", "1")):
+            raise RuntimeError(os.environ["STANDIN_RAISE"])
         if "STANDIN_EXIT" in os.environ and made >= int(os.environ.get("STANDIN_AFTER", "1")):
             print("RuntimeError: STANDIN_EXIT", flush=True)
             os._exit(int(os.environ["STANDIN_EXIT"]))

@@ -33,12 +33,14 @@ def main() -> None:
     args = parser.parse_args()
 
     # Not above: the process that saving starts needs none of it.
+    import nemo_rl.models.megatron.community_import as nemo_rl
     from megatron.bridge.training.model_load_save import temporary_distributed_context
-    from nemo_rl.models.megatron.community_import import import_model_from_hf_name
 
     # A process group of one over gloo: a conversion needs no GPU, and none of RANK, WORLD_SIZE and MASTER_ADDR are set.
     with temporary_distributed_context(backend="gloo"):
-        import_model_from_hf_name(args.model, args.target, megatron_config=MEGATRON | {"pipeline_dtype": args.dtype})
+        nemo_rl.import_model_from_hf_name(
+            args.model, args.target, megatron_config=MEGATRON | {"pipeline_dtype": args.dtype}
+        )
 
 
 if __name__ == "__main__":
