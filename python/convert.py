@@ -11,13 +11,16 @@ server would run each answer to its token limit. Of a recipe with LORA_RANK the 
 library, see adapter.py; with --merge, step_<S>-merged/ is a whole model beside it.
 """
 
+import json
 import os
 import shutil
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from chat_template import give_default, without_default
 from checkpoints import saved_steps
 from lib import (
     Failure,
@@ -177,7 +180,8 @@ def verify_tokenizer(folder: Path, start: Path, end_of_turn: str) -> int:
     from transformers import AutoTokenizer
 
     tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
-    if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
+    ours, theirs = (without_default(t.chat_template) for t in (tokenizer, trained))
+    if tokenizer.get_vocab() != trained.get_vocab() or ours != theirs:
         raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     if tokenizer.eos_token_id != end:
@@ -186,6 +190,16 @@ def verify_tokenizer(folder: Path, start: Path, end_of_turn: str) -> int:
             "convert it again"
         )
     return end
+
+
+def trained_turns(recipe: recipes.Recipe, paths: recipes.Paths) -> list[Any]:
+    """The turns of the first rows that were trained on; none where the data are gone, or plain text."""
+    from verdicts import turns
+
+    if recipe["CHAT"] == "none" or not paths.rows.is_file():
+        return []
+    with open(paths.rows, encoding="utf-8") as file:
+        return [turns(json.loads(line)["input"], recipe["CHAT"]) for line in islice(file, 64)]
 
 
 def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
@@ -288,8 +302,10 @@ def main() -> None:
                     adapters.convert(exported, recipe, paths, part)
                 else:
                     convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
-                write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
-            log(f"convert: step {step} in {target}, verified")
+                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                facts |= {"step": step, "seconds": round(time.time() - started, 1)}
+                write_done(part, keys, inputs, **facts, **describe(part))
+            log(f"convert: step {step} in {target}, verified; chat template: {facts['chat_template']}")
         if not args.merge:
             continue
         merged = target.with_name(f"{target.name}-merged")
@@ -303,7 +319,8 @@ def main() -> None:
             started = time.time()
             with new_folder(merged) as part:
                 differ = adapters.merge(target, recipe, paths, part)
-                facts = {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
+                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                facts |= {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
                 write_done(part, keys, inputs, **facts, **describe(part))
             log(f"convert: step {step} merged in {merged}, verified: logits differ by {differ:.1e} of their size")
 

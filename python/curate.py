@@ -26,6 +26,7 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import control
 import recipe as recipes
 import shuffle
 from curation import FIELDS, FILTERS, MODES, BadRow, Filters, Kept, Rules, identities, load_filters, read_row
@@ -49,7 +50,7 @@ from lib import (
 from parallel import Workers, cores
 from source import Part, bad_row, batches, check_unchanged, cut
 
-CODE = ("curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
+CODE = ("chat_template.py", "control.py", "curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
 LANGUAGE = "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.ftz"
 # Of a row that its shard holds: draw is of the row's text and the seed, so equal rows have equal ones.
 INDEX = [("draw", "<u8"), ("completion", "<u4"), ("total", "<u4"), ("training", "<u4"), ("messages", "<u4")]
@@ -85,6 +86,7 @@ class Curated:
     bytes: dict[str, int]
     empty: int
     used: dict[str, int]
+    control: control.Counts
 
     def all_rows(self) -> int:
         return sum(self.rows.values())
@@ -132,6 +134,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
     dropped = {mode: dict.fromkeys(FILTERS, 0) for mode in MODES}
     used: Counter[str] = Counter()
     empty = 0
+    tokens: control.Counts = {}
     made: dict[str, list[tuple[int, int, int, bytes, bytes]]] = {mode: [] for mode in MODES}
 
     def drop(row: Any, why: str) -> None:
@@ -155,6 +158,8 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
                 except TypeError as error:  # half a surrogate pair where the template does not render it
                     raise BadRow(kept.number, str(error)) from None
                 empty += not row.output.strip()
+                control.add(tokens, "prompt", (message["content"] for message in row.messages))
+                control.add(tokens, "answer", (row.output,))
                 made[row.mode].append(
                     (kept.completion_tokens, kept.total, draw(job.seed, messages), training, messages)
                 )
@@ -175,6 +180,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
         {output: int(index[output].sum()) for output in ("training", "messages")},
         empty,
         dict(used),
+        tokens,
     )
     write_json(shard_file(job.folder, part.name, "json"), dataclasses.asdict(result))
     return result
@@ -729,6 +735,7 @@ def facts(
         "left_out": chosen.left_out,
         "rows": chosen.training | {"all": on + off},
         "empty": sum(s.empty for s in made),
+        "control_tokens": control.merge(s.control for s in made),  # of all rows that passed the filters
         "files": files,
         "used_in_training": dict(used.most_common(LISTED)),
         # Of each tenth of training.jsonl: rows, and how many of them have reasoning on.
@@ -758,6 +765,8 @@ def summary(done: dict[str, Any], folder: Path) -> None:
             log(f"data: no row with reasoning {mode} is left; used_in_training holds: {done['used_in_training']}")
     shares = " ".join(ratio(part["on"], part["rows"], ".0%") for part in done["along"])
     log(f"data: reasoning on along the file, by tenths: {shares}")
+    if found := control.sentence(done["control_tokens"]):
+        log(f"data: {found}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import control
 import recipe as recipes
 import shuffle
 import tiny
@@ -43,7 +44,8 @@ from parallel import Workers, cores
 from source import Batch, Choose, Part, Source, bad_row, batches, check_unchanged, cut, inspect_source, source_files
 
 FORMATS, FORMS = ("jsonl", "parquet"), ("text", "messages")
-CODE = ("data.py", "openmath.py", "shuffle.py", "source.py", "tokens.py")  # shards of other code are not gone on with
+# Shards of other code are not gone on with.
+CODE = ("control.py", "data.py", "openmath.py", "shuffle.py", "source.py", "tokens.py")
 RULES = ("problem_source", "pass_rate", "length")  # by which the filter drops a row, in their order
 
 
@@ -80,6 +82,7 @@ class Formatted:
     bytes: int
     dropped: dict[str, int]
     empty: int
+    control: control.Counts
 
 
 # --- what a worker does ------------------------------------------------------------------------------------------
@@ -157,6 +160,7 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
     found = batches(part, columns, rules.COLUMNS, choose_by(rules, part, dropped)) if rules else batches(part, columns)
     writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
     rows = empty = 0
+    tokens: control.Counts = {}
     for numbers, batch in found:
         if rules:
             before = len(numbers)
@@ -168,11 +172,13 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
             raise first_fault(job, part, numbers, batch) from None
         rows += len(fresh)
         empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
+        for kind, name in zip(("problem", "answer"), TEXTS, strict=True):
+            control.add(tokens, kind, batch[name])
         for line in fresh:
             writer.add(line)
     shard = writer.close()
     shard.path = shard.path.rename(path)
-    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty)
+    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty, tokens)
     blocks = [dataclasses.asdict(block) for block in shard.blocks]
     write_json(path.with_suffix(".json"), dataclasses.asdict(made) | {"shard": blocks})
     return made
@@ -396,6 +402,7 @@ def main() -> None:
                 read=read,
                 dropped={s: {rule: sum(m.dropped[rule] for m in of[s]) for rule in of[s][0].dropped} for s in splits},
                 empty=sum(m.empty for m in made),
+                control_tokens=control.merge(m.control for m in made),
                 rows=rows,
                 shuffled=True,
                 outputs={f"{name}.{args.format}": file.sha256 for name, file in sorted(written.items())},
@@ -418,6 +425,8 @@ def summary(done: dict[str, Any], folder: Path, read: int) -> None:
             log(f"data: {split}: {done['read'][split]:,} rows read, dropped {by}; {rows[split]:,} kept")
     if done["empty"]:
         log(f"data: {done['empty']:,} rows have an empty problem or solution; kept, as in the published data")
+    if found := control.sentence(done["control_tokens"]):
+        log(f"data: {found}")
 
 
 if __name__ == "__main__":

@@ -184,6 +184,9 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: recipes.Recipe)
     for rule, n in done.get("dropped", {}).items():
         if isinstance(n, int):
             lines.append(f"  {rule}: {n:,} dropped")
+    for name, n in done.get("control_tokens", {}).items():
+        kind, _, token = name.partition(" ")
+        lines.append(f"  {n:,} {kind}s hold {token}, which trainer and server read as their own")
     lines += [
         f"tokens      {t['total']:>15,}  {about}± {report['standard_error']:.1%}, from {sample}",
         f"  with loss {t['supervised']:>15,}  {about}{ratio(t['supervised'], t['total'], '.1%')} of them",

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import learning
 import recipe as recipes
 from checkpoints import history, saved_steps
 from lib import (
@@ -309,6 +310,7 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
         def log_train_metrics(self, data: Any) -> None:
             super().log_train_metrics(data)
             step = data.step + 1
+            learning.check_step(step, float(data.metrics["loss"]), data.metrics["num_label_tokens"])
             if not self.dist_env.is_main:
                 return
             if step % 20 == 0 or step == steps:
@@ -386,6 +388,9 @@ def main() -> None:
     if args.check:
         if resume >= steps:
             finish(recipe, paths, keys, inputs)
+        elif not resume:  # before anything is queued
+            rows = read_done(paths.data, "")["rows"]["all"]
+            learning.check_rows(recipe, paths.rows, rows, paths.start)
         print(resume)
         return
 

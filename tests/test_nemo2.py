@@ -23,6 +23,8 @@ from lib import Failure, recipe_hash, write_done
 MODELS = ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
 ROUNDS = ("nemo2", "published")
 # Called as a Python: for the launcher it is torchrun, for nemo2.py NeMo's.
+# Every letter is the same token.
+TOKENIZER = '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "a"}}'
 STAND_IN = r"""#!/bin/bash
 printf '%s\n' "$*" >>"$CALLS"
 [[ -z ${FAIL:-} || $* != *"$FAIL"* ]] || { echo "RuntimeError: no $FAIL today" >&2; exit 3; }
@@ -259,13 +261,13 @@ def ready(repo: Repo, tmp_path: Path) -> Repo:
     write_done(paths.data, recipes.stage_keys(recipe, "data"), {}, rows={"all": 120}, outputs=files, bytes=sizes)
     paths.base.mkdir(parents=True)
     (paths.base / "config.json").write_text("{}")
-    (paths.base / "tokenizer.json").write_text('{"a": 1}')
+    (paths.base / "tokenizer.json").write_text(TOKENIZER)
     write_done(
         paths.base,
         {},
         {},
         outputs={"config.json": "0", "tokenizer.json": "1"},
-        bytes={"config.json": 2, "tokenizer.json": 8},
+        bytes={"config.json": 2, "tokenizer.json": len(TOKENIZER)},
     )
     python = tmp_path / "nemo-python"
     python.write_text(STAND_IN)
@@ -430,7 +432,7 @@ def test_an_adapter_names_its_base_and_has_its_tokenizer(ready: Repo, tmp_path: 
     nemo2.finish_export(recipe, paths, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config == {"r": 32, "base_model_name_or_path": "meta-llama/Meta-Llama-3-8B"}
-    assert (tmp_path / "tokenizer.json").read_text() == '{"a": 1}' and not (tmp_path / "config.json").exists()
+    assert (tmp_path / "tokenizer.json").read_text() == TOKENIZER and not (tmp_path / "config.json").exists()
 
 
 def test_all_weights_have_the_base_models_configuration(ready: Repo, tmp_path: Path) -> None:
