@@ -89,8 +89,8 @@ site_options() {
             [[ $own != "$name"* ]] || usage "SBATCH_ARGS: --$name is the recipe's; say in GPUS_FLAG how GPUs are asked for"
         done
         for own in exclusive array batch chdir clusters dependency error export export-file get-user-env gid help input job-name \
-            kill-on-invalid-dep nodes ntasks ntasks-per-node open-mode output parsable quiet test-only uid usage version wait wrap; do
-            [[ $own != "$name"* ]] || usage "SBATCH_ARGS: --$name is not a site's to set; leave it out (EXCLUSIVE=yes|no is an option of its own)"
+            kill-on-invalid-dep nodes ntasks ntasks-per-node open-mode output parsable quiet test-only time uid usage version wait wrap; do
+            [[ $own != "$name"* ]] || usage "SBATCH_ARGS: --$name is set here; leave it out (SBATCH_TIMELIMIT, EXCLUSIVE, RUN_AFTER do it where it can be done)"
         done
     done
 }

@@ -224,7 +224,7 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     [[ ${lines[1]} == *" --nodes=64 --gres=gpu:8 --exclusive "* && $output != *gpus-per-node* ]]
     run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=gpus-per-node:h100
     [[ ${lines[1]} == *" --nodes=64 --gpus-per-node=h100:8 --exclusive "* ]]
-    for wrong in --output=x --dep=afterok:1 --parsable --wrap=true --array=1-2 --job-name=x --exp=NONE --wait --nodes=2 --gres=gpu:8 --exclusive \
+    for wrong in --output=x --dep=afterok:1 --parsable --wrap=true --array=1-2 --job-name=x --exp=NONE --wait --nodes=2 --gres=gpu:8 --exclusive --time=1:00 \
         -Q node7 "--comment='two words'" --exclude=; do
         run make -s train MODEL=tiny WORK="$TMP/w" LAUNCHER=slurm SBATCH_ARGS="--hold $wrong"
         [ "$status" -eq 2 ]
