@@ -9,7 +9,13 @@ kept+='|PROXY|(DEFAULT_)?TIMEOUT|RETRIES|(NO_)?CACHE_DIR|KEYRING_PROVIDER|CONFIG
 while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(PYTHON[A-Z0-9]+|PIP_.*)$' | grep -vxE "$kept")
 unset kept name
 export PYTHONNOUSERSITE=1
+# CDPATH and start-up files make `cd` and every script talk where only an answer is expected; the others change tools.
+unset CDPATH BASH_ENV ENV POSIXLY_CORRECT GREP_OPTIONS TAR_OPTIONS
+unset -f cd
+[[ -d ${TMPDIR:-/} ]] || unset TMPDIR # a job's own, which is gone with it
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/slurm.sh
+. "$ROOT/scripts/slurm.sh"
 
 log() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
 die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
@@ -28,7 +34,7 @@ load_cluster() {
     [[ -f $ROOT/cluster.env ]] || return 0
     while IFS= read -r line || [[ -n $line ]]; do
         [[ -z $line || $line == '#'* ]] && continue
-        [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ ]] ||
+        [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ || $line =~ ^(SBATCH_ARGS)=([[:print:]]*)$ ]] ||
             usage "cluster.env: '$line' is not KEY=VALUE; write it without blanks, quotes, '\$' or trailing comment"
         [[ -v ${BASH_REMATCH[1]} ]] || export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"
     done <"$ROOT/cluster.env"
@@ -90,6 +96,7 @@ pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 check_options() {
     [[ ${REMOVE_AFTER_AVERAGE:-1} == 1 ]] ||
         usage "REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE; give 1 to remove the converted steps, or leave it out"
+    gpus_option 1
     [[ ${MERGE:-1} == 1 ]] || usage "MERGE=$MERGE; give 1 to merge an adapter into its base, or leave it out"
 }
 

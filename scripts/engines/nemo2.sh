@@ -53,6 +53,6 @@ engine_generate() {
 run_inside() {
     local launch=() python=("$BOX_PYTHON")
     if [[ $1 == --generate ]]; then python+=(-m torch.distributed.run --standalone --nproc-per-node 1); fi
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(srun --nodes=1 --ntasks=1 --overlap "${SRUN_CONTAINER[@]}"); fi
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(step --nodes=1 --ntasks=1 "${SRUN_CONTAINER[@]}"); fi
     (cd -- "$ROOT" && "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/nemo2.py" "$MODEL" "$ROUND" --work "$WORK" "$@")
 }
