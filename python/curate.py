@@ -31,6 +31,7 @@ import recipe as recipes
 import shuffle
 from curation import FIELDS, FILTERS, MODES, BadRow, Filters, Kept, Rules, identities, load_filters, read_row
 from data import inspect_all
+from file_sets import check_shards
 from lib import (
     Failure,
     Interrupted,
@@ -557,7 +558,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
         return given, "local"
     source, names = paths.dataset / "source", recipe["CURATE_FILES"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [pattern for name in names for pattern in (f"SFT/{name}/*.jsonl", f"SFT/*/{name}.jsonl")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
@@ -572,6 +573,12 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
     return source, "generated"
 
 
+def source_of(path: Path, name: str) -> str:
+    """The outermost folder that is called `name` and holds the file, or the file itself."""
+    parts = path.parent.parts
+    return "/".join(parts[: parts.index(name) + 1]) if name in parts else str(path)
+
+
 def source_files(source: Path, names: list[str]) -> list[Path]:
     """The JSONL files that are called one of the names, or lie in a folder that is. Raises Failure for a name of none.
 
@@ -583,6 +590,10 @@ def source_files(source: Path, names: list[str]) -> list[Path]:
         mine = [p for p in files if p.stem == name or name in p.relative_to(source).parent.parts]
         if not mine:
             raise Failure(f"{source} has no {name}.jsonl and no {name}/*.jsonl; set DATA_SRC to the folder that has")
+        places = {source_of(path.relative_to(source), name) for path in mine}
+        if len(places) > 1:
+            raise Failure(f"{source} has {name} in {len(places)} places: {' and '.join(sorted(places))}; leave one")
+        check_shards(mine)
         found |= dict.fromkeys(mine)
     return list(found)
 

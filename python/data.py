@@ -22,6 +22,7 @@ import control
 import recipe as recipes
 import shuffle
 import tiny
+from file_sets import check_no_copies
 from lib import (
     Failure,
     Progress,
@@ -248,7 +249,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
     source = paths.dataset / "source"
     splits = recipe["SPLITS"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [f"{prefix}{split}-*" for split in splits for prefix in ("", "data/")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
@@ -268,7 +269,7 @@ def filter_of(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | None) 
     repo = recipe["FILTER_TOKENIZER"]
     folder = given or paths.work / "tokenizers" / repo.split("/")[-1]
     if not given:
-        from model import download
+        from hub import download
 
         download(repo, recipe["FILTER_TOKENIZER_REVISION"], folder, "model", ["tokenizer*.json"])
     if not (folder / "tokenizer.json").is_file():
@@ -289,6 +290,7 @@ def inspect_all(workers: Workers, files: list[tuple[Path, str]], columns: dict[s
     for _, source in workers.run(inspect_source, [(path, split, columns[split]) for path, split in files]):
         found[source.path] = source
         progress.show(sum(s.size for s in found.values()) >> 20)
+    check_no_copies({str(path): found[path].sha256 for path, _ in files if found[path].size})
     return [found[path] for path, _ in files]
 
 

@@ -420,6 +420,7 @@ def main() -> None:
         "BOS": lambda: verdicts.judge_bos(tokenizer, config, rows),
         "end of turn": lambda: verdicts.judge_end(tokenizer, rows, dataset.end_of_turn),
         "EOS": lambda: verdicts.judge_eos(tokenizer, paths.start, config, dataset.end_of_turn),
+        "trained": lambda: verdicts.judge_trained(tokenizer, paths.start, recipe, dataset.end_of_turn),
         "template": lambda: verdicts.judge_template(tokenizer, rows, recipe["CHAT"]),
         "system message": lambda: verdicts.judge_system(tokenizer, rows, recipe["CHAT"]),
         "RoPE": lambda: verdicts.judge_rope(recipe, paths.start, longest, again),

@@ -26,6 +26,7 @@ import control
 import lib
 import sft_options
 from chat_template import PINNED
+from file_sets import check_no_copies
 from lib import Failure, Progress, log, usage
 from parallel import cores, run_all
 from sft_filters import CHANGED, DROPPED, EDITS, FILTERS, enabled, incomplete
@@ -602,6 +603,7 @@ def main() -> None:
     target = Path(options.work).resolve() / "data" / options.name / "round1"
     keys = sft_options.result_keys(options)
     inputs, blocks, lines = scan(files)
+    check_no_copies({name: digest for name, digest in inputs.items() if Path(name).stat().st_size})
     inputs |= {str(path.absolute()): lib.sha256(path) for path in sft_options.other_files(options)}
     if lib.is_done(target, keys, inputs):
         log(f"sft-data: {target} is already there")

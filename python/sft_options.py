@@ -216,9 +216,11 @@ def find_files(name: str, patterns: str) -> list[Path]:
         if not matches:
             usage(f"{flag(name)}: no file matches {pattern!r}; correct it")
         found += map(Path, matches)
-    for path in found:
+    for number, path in enumerate(found):
         if not path.is_file():
             usage(f"{flag(name)}: {path} is not a file; give a glob that matches files only")
+        if path in found[:number]:
+            usage(f"{flag(name)}: {path} is matched twice, its rows would count twice; correct the globs")
     return found
 
 

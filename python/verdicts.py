@@ -167,6 +167,23 @@ def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any], end_of_turn:
     return OK, f"{has}; the answers end with {end_of_turn} ({end}), which make convert puts in all three of the result"
 
 
+def judge_trained(tokenizer: Any, folder: Path, recipe: recipes.Recipe, end_of_turn: str) -> Verdict:
+    """Whether the model can learn to end a turn: an adapter on linear layers leaves the rows that write tokens."""
+    from untrained import untrained
+
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    specials = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
+    why = untrained(folder, end, specials[:64])
+    if not why:
+        return OK, f"the base has learned {end_of_turn} ({end}), as far as its weights show"
+    if "LORA_RANK" not in recipe:
+        return OK, f"the base has never learned {end_of_turn} ({end}): {why}; full training teaches it"
+    return WARNING, (
+        f"the base has never learned {end_of_turn} ({end}): {why}; LORA_TARGETS are linear layers, which cannot "
+        "teach it, and answers may not end: start from the Instruct model, train without LORA_RANK, or take CHAT=none"
+    )
+
+
 def turns(prompt: str, chat: str = "chatml") -> list[Message] | None:
     """The messages that a prompt was rendered from; None when it is not turns of that form and the head of an answer.
 

@@ -78,6 +78,8 @@ open_work() {
         die "WORK=$WORK is not writable; set WORK to a folder of yours with room"
     fi
     rm -f -- "$WORK/.writable"
+    # The download library's scratch space is gigabytes, and would lie in $HOME, where quotas are.
+    if [[ ! -v HF_HOME ]]; then export HF_XET_CACHE=${HF_XET_CACHE:-$WORK/.xet}; fi
 }
 
 # open_venv: the Python that the stages run in; built by make setup from the very pins of this code.

@@ -111,7 +111,7 @@ def test_what_is_marked_is_what_is_trained_on(prepared: Repo) -> None:
         assert size in header and "fits SEQ_LEN=256" in header
         assert f"position ids  0..{len(item['input_ids']) - 1}\n" in output
     levels = re.findall(r"^  (ok|WARNING|WRONG) ", output, re.MULTILINE)
-    assert levels == ["ok"] * 5 + ["WARNING"] + ["ok"] * 2  # the base has a system message of its own
+    assert levels == ["ok"] * 6 + ["WARNING"] + ["ok"] * 2  # the base has a system message of its own
     assert "make convert puts" in verdict(output, "EOS") and "no <|endoftext|>" in verdict(output, "BOS")
     assert "theta 500000 with 131,072 positions, as in the recipe" in verdict(output, "RoPE")
 
