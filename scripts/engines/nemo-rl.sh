@@ -80,7 +80,7 @@ engine_train() {
     fi
     logs=$RUN/train/logs/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     mkdir -p -- "$logs"
-    stage nemo_rl_link open --logs "$logs" --keep "${KEEP_CHECKPOINTS:-saved}"
+    stage nemo_rl_link open --logs "$logs" --keep "${KEEP_CHECKPOINTS:-saved}" || exit # where a caller looks at the status, bash goes on
     RAY_CANARY=$SLURM_JOB_ID-$RANDOM$RANDOM
     printf '%s\n' "$RAY_CANARY" >"$logs/canary"
 
