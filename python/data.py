@@ -290,7 +290,8 @@ def inspect_all(workers: Workers, files: list[tuple[Path, str]], columns: dict[s
     for _, source in workers.run(inspect_source, [(path, split, columns[split]) for path, split in files]):
         found[source.path] = source
         progress.show(sum(s.size for s in found.values()) >> 20)
-    check_no_copies({str(path): found[path].sha256 for path, _ in files if found[path].size})
+    for name in {split for _, split in files}:
+        check_no_copies({str(path): found[path].sha256 for path, split in files if split == name and found[path].size})
     return [found[path] for path, _ in files]
 
 
