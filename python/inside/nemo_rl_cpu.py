@@ -26,10 +26,22 @@ for _name in ("override", "TypedDict", "NotRequired", "Required", "Unpack", "Sel
 sys.meta_path.append(
     Absent(
         *("mlflow", "swanlab", "wandb"),
-        *("debugpy", "decord", "fastapi", "nccl", "nvtx", "scipy", "soundfile", "tensordict", "transfer_queue", "uvicorn"),
+        *(
+            "debugpy",
+            "decord",
+            "fastapi",
+            "nccl",
+            "nvtx",
+            "scipy",
+            "soundfile",
+            "tensordict",
+            "transfer_queue",
+            "uvicorn",
+        ),
     )
 )
 sys.modules["torch.utils.tensorboard"] = AbsentModule("torch.utils.tensorboard")  # torch has it, and looks for more
+os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling takes longer than it saves, and looks for the GPU
 
 import torch
 import torch.distributed as dist
@@ -97,6 +109,9 @@ for _name, _value in {
     "stream": Stream(),
 }.items():
     setattr(torch.cuda, _name, _returns(_value))
+torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)
+for _name in ("range_push", "range_pop", "range_start", "range_end", "mark"):
+    setattr(torch.cuda.nvtx, _name, _returns(None))
 torch.cuda.get_rng_state = torch.cuda.random.get_rng_state = lambda *_, **__: torch.get_rng_state()
 torch.cuda.random.set_rng_state = torch.cuda.set_rng_state
 torch.cuda.default_generators = (torch.default_generator,)
@@ -120,6 +135,7 @@ FACTORIES = (
     "linspace", "eye", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_strided",
     "tril_indices", "triu_indices", "load",
 )  # fmt: skip
+
 
 def _placed(function: Any, key: str = "device", rest: int | None = None) -> Any:
     """`function` with its device placed: the argument `key`, and, for methods, any that stands without a name."""
@@ -213,9 +229,8 @@ def _write_common() -> None:
     v0.7.0 asks that file whether there is an optimizer to resume with (nemo_rl/utils/checkpoint.py:176-179), and its own
     Megatron-Core writes it. PyPI's (0.19.2) keeps the same state in the checkpoint, but has the function still.
     """
-    from megatron.core.dist_checkpointing import serialization
-    from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
     from megatron.core.dist_checkpointing.strategies.common import save_common
+    from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
 
     save, async_save = TorchDistSaveShardedStrategy.save, TorchDistSaveShardedStrategy.async_save
 

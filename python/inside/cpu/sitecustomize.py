@@ -18,7 +18,7 @@ class Before(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: Any = None) -> None:
         if name == "nemo_rl":
-            import nemo_rl_cpu  # noqa: F401
+            import nemo_rl_cpu
         elif name.startswith(MEGATRON):
             import nemo_rl_cpu
 
