@@ -92,8 +92,16 @@ def memory(work: Path) -> int:
 
 def main() -> None:
     args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
-    every, began = int(recipe["SAVE_EVERY"]), time.time()
-    call("scripts/submit.sh", "train", args.model, args.round)
+    took = train(args.model, args.round, int(recipe["SAVE_EVERY"]), paths)
+    found = judge(recipe, paths) | took
+    write_json(paths.run / "check.json", found)
+    print(json.dumps(found, indent=1))
+
+
+def train(model: str, round_: str, every: int, paths: recipes.Paths) -> dict[str, Any]:
+    """Run the round's chain and kill its first link some steps after a checkpoint; minutes, memory, states of jobs."""
+    began = time.time()
+    call("scripts/submit.sh", "train", model, round_)
     lines = (paths.run / "chain.tsv").read_text(encoding="utf-8").splitlines()
     jobs = [(name, job) for _, name, job in (line.split("\t") for line in lines)]
     first = next(job for name, job in jobs if name == "train")
@@ -114,10 +122,16 @@ def main() -> None:
     if trains[0] == "COMPLETED" or {word for name, word in states if name != "train"} | {trains[1]} != {"COMPLETED"}:
         raise Failure(f"the chain ended as {states}; see {paths.run}/logs")
 
+    return {"minutes": round(minutes, 1), "peak_memory_gib": round(peak / 2**30, 2), "jobs": states}
+
+
+def judge(recipe: recipes.Recipe, paths: recipes.Paths) -> dict[str, Any]:
+    """The figures of a finished round. Raises Failure where one is not what it has to be."""
     links = [losses(folder) for folder in nemo_rl_log.links(paths.train)]
+    links = [link for link in links if link]
     again = sorted(set(links[0]) & set(links[1]))
-    if again[:1] != [every + 1] or len(again) < AFTER - 1:
-        raise Failure(f"the second link trained steps {again} again, not those after {every}; see {paths.train}/logs")
+    if len(again) < AFTER - 1 or (again[0] - 1) % int(recipe["SAVE_EVERY"]):
+        raise Failure(f"the second link trained steps {again} again, not those after the save; see {paths.train}/logs")
     resumed = max(abs(links[0][step] - links[1][step]) for step in again)
     history = nemo_rl_log.history(paths.train)
     if list(history) != list(range(1, int(recipe["STEPS"]) + 1)):
@@ -128,8 +142,6 @@ def main() -> None:
     want, tokens = transformers_loss(paths, recipe, batch)
     scores = read_json(paths.eval / "DONE")["scores"]
     found = {
-        "minutes": round(minutes, 1),
-        "peak_memory_gib": round(peak / 2**30, 2),
         "first_loss": links[0][1],
         "first_loss_transformers": round(want, 5),
         "first_tokens": tokens,
@@ -138,14 +150,15 @@ def main() -> None:
         "last_loss": history[max(history)]["loss"],
         "step_seconds": sorted(row["seconds"] for row in history.values())[len(history) // 2],
         "scores": scores,
-        "jobs": states,
     }
-    write_json(paths.run / "check.json", found)
-    print(json.dumps(found, indent=1))
+    score = scores["averaged"]["pass@1"]
     if abs(found["first_loss"] - want) > FIRST_LOSS:
         raise Failure(f"the first loss is {found['first_loss']}, transformers' {want:.5f}; see {paths.train}/logs")
     if resumed > RESUMED:
         raise Failure(f"losses after resuming differ by {resumed}; see {paths.train}/logs")
+    if score < SCORE:
+        raise Failure(f"{score:.0%} of the sums are right, not {SCORE:.0%}; see {paths.eval}")
+    return found
 
 
 if __name__ == "__main__":

@@ -47,15 +47,6 @@ import torch
 import torch.distributed as dist
 
 
-class Cpu(str):
-    """torch.cuda.current_device(): a name where a device is wanted, equal to the index that the worker set."""
-
-    def __eq__(self, other: object) -> bool:
-        return other == 0 if isinstance(other, int) else str.__eq__(self, other)
-
-    __hash__ = str.__hash__
-
-
 class Stream:
     """A stream, an event or a device's context in which nothing is ever pending."""
 
@@ -94,7 +85,7 @@ for _name in NOTHING:
 for _name in ("memory_allocated", "memory_reserved", "max_memory_allocated", "max_memory_reserved"):
     setattr(torch.cuda, _name, _returns(0))
 for _name, _value in {
-    "current_device": Cpu("cpu"),
+    "current_device": 0,
     "device_count": 1,
     "is_available": False,
     "get_device_name": "CPU",
@@ -131,9 +122,9 @@ def place(device: Any) -> Any:
 
 # What makes a tensor. By name, not as a TorchFunctionMode: that is a thread's, and Ray has several.
 FACTORIES = (
-    "tensor", "as_tensor", "asarray", "empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm", "arange",
-    "linspace", "eye", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like", "empty_strided",
-    "tril_indices", "triu_indices", "load",
+    "tensor", "as_tensor", "asarray", "empty", "zeros", "ones", "full", "rand", "randn", "randint", "randperm",
+    "arange", "linspace", "eye", "empty_like", "zeros_like", "ones_like", "full_like", "rand_like", "randn_like",
+    "empty_strided", "tril_indices", "triu_indices", "load",
 )  # fmt: skip
 
 
@@ -200,7 +191,7 @@ def megatron() -> None:
         return
     import megatron_cpu
 
-    torch.cuda.current_device = _returns(Cpu("cpu"))
+    torch.cuda.current_device = _returns(0)  # an index, as v0.7.0 compares it; `place` makes a device of it
     import megatron.bridge.training.initialize as bridge
     from megatron.bridge.models.gpt_provider import GPTModelProvider
 
@@ -221,13 +212,14 @@ def megatron() -> None:
     bridge.initialize_megatron = initialize_without_gpu
     bridge.compile_helpers = _returns(None)  # of Megatron's own data sets; PyPI's package has no source of them
     _write_common()
+    _resume_adam()
 
 
 def _write_common() -> None:
     """A checkpoint's common.pt, beside the checkpoint as Megatron-Core makes it.
 
-    v0.7.0 asks that file whether there is an optimizer to resume with (nemo_rl/utils/checkpoint.py:176-179), and its own
-    Megatron-Core writes it. PyPI's (0.19.2) keeps the same state in the checkpoint, but has the function still.
+    v0.7.0 asks that file whether there is an optimizer to resume with (nemo_rl/utils/checkpoint.py:176-179), and its
+    own Megatron-Core writes it. PyPI's (0.19.2) keeps the same state in the checkpoint, but has the function still.
     """
     from megatron.core.dist_checkpointing.strategies.common import save_common
     from megatron.core.dist_checkpointing.strategies.torch import TorchDistSaveShardedStrategy
@@ -245,3 +237,29 @@ def _write_common() -> None:
 
     TorchDistSaveShardedStrategy.save = save_with_common
     TorchDistSaveShardedStrategy.async_save = async_save_without_nvrx
+
+
+def _resume_adam() -> None:
+    """Resuming with torch's own Adam, which stands in for Transformer Engine's.
+
+    Megatron-Core 0.19.2 asks for the optimizer's step before there is one (core/optimizer/distrib_optimizer.py:839), and
+    then gives all weights the same tensor to count in (1029-1031), which every one of them raises.
+    """
+    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
+
+    sharded, load = DistributedOptimizer.sharded_state_dict, DistributedOptimizer.load_state_dict
+
+    def sharded_state_dict(self: Any, model: Any, is_loading: bool = False, *args: Any, **kwargs: Any) -> Any:
+        if is_loading:
+            self.init_state_fn(self.optimizer, self.config)
+            for state in self.optimizer.state.values():
+                state.setdefault("step", torch.tensor(0.0))
+        return sharded(self, model, is_loading, *args, **kwargs)
+
+    def load_state_dict(self: Any, state_dict: Any) -> None:
+        load(self, state_dict)
+        for state in self.optimizer.state.values():
+            state["step"] = state["step"].clone()
+
+    DistributedOptimizer.sharded_state_dict = sharded_state_dict
+    DistributedOptimizer.load_state_dict = load_state_dict
