@@ -8,10 +8,10 @@ ROUND ?= 1
 export MODEL ROUND
 
 # What may stand on the command line. A recipe's keys may not: an experiment is a file, hence a diff, hence a row in results.
-OPTIONS := MODEL ROUND WORK DATA_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
+OPTIONS := MODEL ROUND WORK DATA_SRC MODEL_SRC DATA_FORMAT DATA_FORM DATA_COLUMNS TOKENIZER REPORT ROWS ROW WORKERS \
   INPUT NAME ARGS BENCH BENCH_DIR BENCH_SAVE AVERAGE_MB AVERAGE_TIMES REMOVE_AFTER_AVERAGE LAUNCHER DRY_RUN ENGINE_CONFIG \
   JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
-  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE NET_IFNAME VENV CI \
+  SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE SBATCH_ARGS GPUS_FLAG NET_IFNAME VENV CI \
   LANG_MODEL LANG_MODEL_URL MERGE EVAL_ROWS EVAL_BATCH PYTHON NEMO2_VENV NEMO2_PYTHON NEMO_RL_VERSION \
   BUILDER BUILDER_ARGS CONTAINER_RUNTIME CONTAINER_IMAGE CONTAINER_MOUNTS BASE_IMAGE
 # Of every other target the engine is the recipe's.
@@ -27,7 +27,7 @@ endif
 
 # The recipe as make reads it; the scripts read it for everything else, and a test holds the three readers together.
 ifeq ($(MAKECMDGOALS),show-make)
-  RECIPE := $(shell python3 python/recipe.py '$(MODEL)' '$(ROUND)' --files)
+  RECIPE := $(shell python3 -Es python/recipe.py '$(MODEL)' '$(ROUND)' --files)
   include $(RECIPE)
   KEYS := $(shell sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' $(RECIPE) | LC_ALL=C sort)
 endif
@@ -40,7 +40,7 @@ venv := $(if $(DRY_RUN),,setup)
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
 	  /^[a-z0-9-]+:.*## / {printf "  %-11s  %s\n", $$1, $$2}' Makefile
-	@printf '\nmodels: %s\n' "$$(python3 python/recipe.py --models | paste -sd ' ')"
+	@printf '\nmodels: %s\n' "$$(python3 -Es python/recipe.py --models | paste -sd ' ')"
 
 demo: setup ## the whole chain on a tiny model, on this machine, without a GPU: MODEL=tiny or tiny-reasoning
 	@scripts/demo.sh "$${MODEL:-tiny}"
@@ -99,4 +99,4 @@ clean: ## remove .venv; what was trained stays
 
 .PHONY: need-model
 need-model:
-	@[[ -n "$$MODEL" ]] || { echo "error: say which model, e.g. make $(firstword $(MAKECMDGOALS)) MODEL=qwen7b; models: $$(python3 python/recipe.py --models | paste -sd ' ')" >&2; exit 2; }
+	@[[ -n "$$MODEL" ]] || { echo "error: say which model, e.g. make $(firstword $(MAKECMDGOALS)) MODEL=qwen7b; models: $$(python3 -Es python/recipe.py --models | paste -sd ' ')" >&2; exit 2; }

@@ -6,6 +6,7 @@ Standard library only, so that a login node can ask.
 """
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -72,6 +73,24 @@ def clean(folder: Path) -> None:
     for rest in sorted([*folder.glob("tmp_step_*"), *folder.glob("old_step_*")]) if folder.is_dir() else ():
         shutil.rmtree(rest)
         log(f"train: removed {rest.name}, which a killed link left half-written")
+
+
+def clean_nemo2(folder: Path) -> None:
+    """Make NeMo 2.0 go on from the last complete checkpoint, whatever a killed link has left.
+
+    It refuses to go on where every ...-last is unfinished, and of several takes the one whose folder was changed last,
+    which after a copy may be any (v2.3.1 nemo/lightning/resume.py:215-265). It removes what is unfinished only after
+    that. The marker goes last, so that a kill leaves no half of a checkpoint without it.
+    """
+    for marker in sorted(folder.glob("*-unfinished")) if folder.is_dir() else ():
+        rest = marker.with_name(marker.name.removesuffix("-unfinished"))
+        if rest.is_dir():
+            shutil.rmtree(rest)
+            log(f"train: removed {rest.name}, which a killed link left half-written or half-removed")
+        marker.unlink()
+    saved = saved_steps("nemo2", folder)
+    if len(saved) > 1:
+        os.utime(saved[max(saved)])
 
 
 def superseded(saved: list[int], recipe: recipes.Recipe, keep: str) -> list[int]:

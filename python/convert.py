@@ -11,14 +11,18 @@ server would run each answer to its token limit. Of a recipe with LORA_RANK the 
 library, see adapter.py; with --merge, step_<S>-merged/ is a whole model beside it.
 """
 
+import json
 import os
 import shutil
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from chat_template import give_default, without_default
 from checkpoints import saved_steps
+from file_sets import check_shards
 from lib import (
     Failure,
     describe,
@@ -42,6 +46,17 @@ TOKENIZER_FILES = {
 }
 TOKENIZER_FILES |= {"merges.txt", "chat_template.jinja"}
 
+# What exporters note of how they loaded the base.
+LOADING = ("is_local", "local_files_only", "trust_remote_code", "name_or_path")
+# What a config.json may hold of how the base was to be asked (transformers kept it there once), and of where it lay.
+NOT_OF_A_RESULT = {
+    "max_length", "min_length", "max_new_tokens", "min_new_tokens", "do_sample", "temperature", "top_k", "top_p",
+    "min_p",
+    "typical_p", "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "num_beams", "num_beam_groups",
+    "num_return_sequences", "early_stopping", "diversity_penalty", "bad_words_ids", "forced_bos_token_id",
+    "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens", "_name_or_path", *LOADING,
+}  # fmt: skip
+
 
 def tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
     """Tensor name -> (file, shape, dtype) of a folder of safetensors. Raises Failure for a broken or missing file."""
@@ -54,6 +69,7 @@ def tensors(folder: Path) -> dict[str, tuple[Path, tuple[int, ...], str]]:
         files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Failure(f"{folder} has no safetensors file; make it again")
+    check_shards(files)
     found = {}
     for file in files:
         if not file.is_file():
@@ -119,6 +135,12 @@ def end_in_tokenizer(folder: Path, end_of_turn: str) -> Any:
         raise Failure(f"{folder}: {end_of_turn} is not one token of the tokenizer; it cannot end a turn")
     tokenizer_config = read_json(folder / "tokenizer_config.json")
     tokenizer_config["eos_token"] = end_of_turn
+    for name in LOADING:
+        tokenizer_config.pop(name, None)
+    config = folder / "config.json"
+    positions = read_json(config).get("max_position_embeddings", 0) if config.is_file() else 0
+    if tokenizer_config.get("model_max_length", positions) < positions:  # of the base, before its RoPE was widened
+        tokenizer_config["model_max_length"] = positions
     write_json(folder / "tokenizer_config.json", tokenizer_config)
     special = folder / "special_tokens_map.json"
     if special.is_file():
@@ -129,11 +151,15 @@ def end_in_tokenizer(folder: Path, end_of_turn: str) -> Any:
 def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
     """Make `folder`'s config, generation config and tokenizer stop at the trained end-of-turn token; returns its id.
 
-    Lists that it is in already stay as they are: Llama 3.1's Instruct models stop at two more.
+    Lists that it is in already stay as they are: Llama 3.1's Instruct models stop at two more. Nothing else of the
+    base's generation config is kept: Qwen2.5's bases ask servers for at most 2,048 new tokens, its Instruct models for
+    a temperature.
     """
     tokenizer = end_in_tokenizer(folder, end_of_turn)
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
-    config = read_json(folder / "config.json")
+    config = {key: value for key, value in read_json(folder / "config.json").items() if key not in NOT_OF_A_RESULT}
+    generation_file = folder / "generation_config.json"
+    given: dict[str, Any] = read_json(generation_file) if generation_file.is_file() else {}
     if end not in stops(config.get("eos_token_id")):
         config["eos_token_id"] = end
     # transformers 4 (older servers) reads the flat key only, transformers 5 either: with the nested one alone an
@@ -142,13 +168,18 @@ def name_end_of_turn(folder: Path, end_of_turn: str) -> int:
     scaling = {k: v for k, v in (config.get("rope_parameters") or {}).items() if k != "rope_theta"}
     if scaling.get("rope_type", "default") != "default":
         config["rope_scaling"] = scaling
+    # Likewise the type: transformers before 4.56 reads torch_dtype alone, and takes float32 where there is none.
+    if dtype := config.get("dtype", config.get("torch_dtype")):
+        config |= {"dtype": dtype, "torch_dtype": dtype}
+    if config.get("use_cache") is False:  # as trainers set it
+        config["use_cache"] = True
     write_json(folder / "config.json", config)
-    generation_file = folder / "generation_config.json"
-    generation: dict[str, Any] = read_json(generation_file) if generation_file.is_file() else {}
-    if end not in stops(generation.get("eos_token_id")):
-        generation["eos_token_id"] = end
-    generation.setdefault("pad_token_id", tokenizer.pad_token_id)
-    write_json(generation_file, generation)
+    generation = {key: given.get(key, config.get(key)) for key in ("bos_token_id", "pad_token_id")}
+    if generation["pad_token_id"] is None:
+        generation["pad_token_id"] = tokenizer.pad_token_id
+    generation = {key: value for key, value in generation.items() if value is not None}
+    ids = given.get("eos_token_id")
+    write_json(generation_file, generation | {"eos_token_id": ids if end in stops(ids) else end})
     return end
 
 
@@ -177,7 +208,8 @@ def verify_tokenizer(folder: Path, start: Path, end_of_turn: str) -> int:
     from transformers import AutoTokenizer
 
     tokenizer, trained = AutoTokenizer.from_pretrained(folder), AutoTokenizer.from_pretrained(start)
-    if tokenizer.get_vocab() != trained.get_vocab() or tokenizer.chat_template != trained.chat_template:
+    ours, theirs = (without_default(t.chat_template) for t in (tokenizer, trained))
+    if tokenizer.get_vocab() != trained.get_vocab() or ours != theirs:
         raise Failure(f"{folder}: tokenizer or chat template differ from those of {start}; convert it again")
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     if tokenizer.eos_token_id != end:
@@ -186,6 +218,16 @@ def verify_tokenizer(folder: Path, start: Path, end_of_turn: str) -> int:
             "convert it again"
         )
     return end
+
+
+def trained_turns(recipe: recipes.Recipe, paths: recipes.Paths) -> list[Any]:
+    """The turns of the first rows that were trained on; none where the data are gone, or plain text."""
+    from verdicts import turns
+
+    if recipe["CHAT"] == "none" or not paths.rows.is_file():
+        return []
+    with open(paths.rows, encoding="utf-8") as file:
+        return [turns(json.loads(line)["input"], recipe["CHAT"]) for line in islice(file, 64)]
 
 
 def export_of(recipe: recipes.Recipe, saved: Path, made: Path | None) -> Path:
@@ -288,8 +330,10 @@ def main() -> None:
                     adapters.convert(exported, recipe, paths, part)
                 else:
                     convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
-                write_done(part, keys, inputs, step=step, seconds=round(time.time() - started, 1), **describe(part))
-            log(f"convert: step {step} in {target}, verified")
+                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                facts |= {"step": step, "seconds": round(time.time() - started, 1)}
+                write_done(part, keys, inputs, **facts, **describe(part))
+            log(f"convert: step {step} in {target}, verified; chat template: {facts['chat_template']}")
         if not args.merge:
             continue
         merged = target.with_name(f"{target.name}-merged")
@@ -303,7 +347,8 @@ def main() -> None:
             started = time.time()
             with new_folder(merged) as part:
                 differ = adapters.merge(target, recipe, paths, part)
-                facts = {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
+                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                facts |= {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
                 write_done(part, keys, inputs, **facts, **describe(part))
             log(f"convert: step {step} merged in {merged}, verified: logits differ by {differ:.1e} of their size")
 

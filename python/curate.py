@@ -26,10 +26,12 @@ from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
+import control
 import recipe as recipes
 import shuffle
 from curation import FIELDS, FILTERS, MODES, BadRow, Filters, Kept, Rules, identities, load_filters, read_row
 from data import inspect_all
+from file_sets import check_shards
 from lib import (
     Failure,
     Interrupted,
@@ -37,6 +39,7 @@ from lib import (
     is_done,
     log,
     new_folder,
+    ratio,
     read_json,
     recipe_hash,
     resumable_folder,
@@ -48,7 +51,7 @@ from lib import (
 from parallel import Workers, cores
 from source import Part, bad_row, batches, check_unchanged, cut
 
-CODE = ("curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
+CODE = ("chat_template.py", "control.py", "curate.py", "curation.py", "data.py", "shuffle.py", "source.py", "tokens.py")
 LANGUAGE = "https://dl.fbaipublicfiles.com/fasttext/supervised-models/lid.176.ftz"
 # Of a row that its shard holds: draw is of the row's text and the seed, so equal rows have equal ones.
 INDEX = [("draw", "<u8"), ("completion", "<u4"), ("total", "<u4"), ("training", "<u4"), ("messages", "<u4")]
@@ -84,6 +87,7 @@ class Curated:
     bytes: dict[str, int]
     empty: int
     used: dict[str, int]
+    control: control.Counts
 
     def all_rows(self) -> int:
         return sum(self.rows.values())
@@ -131,6 +135,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
     dropped = {mode: dict.fromkeys(FILTERS, 0) for mode in MODES}
     used: Counter[str] = Counter()
     empty = 0
+    tokens: control.Counts = {}
     made: dict[str, list[tuple[int, int, int, bytes, bytes]]] = {mode: [] for mode in MODES}
 
     def drop(row: Any, why: str) -> None:
@@ -154,6 +159,8 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
                 except TypeError as error:  # half a surrogate pair where the template does not render it
                     raise BadRow(kept.number, str(error)) from None
                 empty += not row.output.strip()
+                control.add(tokens, "prompt", (message["content"] for message in row.messages))
+                control.add(tokens, "answer", (row.output,))
                 made[row.mode].append(
                     (kept.completion_tokens, kept.total, draw(job.seed, messages), training, messages)
                 )
@@ -174,6 +181,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
         {output: int(index[output].sum()) for output in ("training", "messages")},
         empty,
         dict(used),
+        tokens,
     )
     write_json(shard_file(job.folder, part.name, "json"), dataclasses.asdict(result))
     return result
@@ -550,7 +558,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
         return given, "local"
     source, names = paths.dataset / "source", recipe["CURATE_FILES"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [pattern for name in names for pattern in (f"SFT/{name}/*.jsonl", f"SFT/*/{name}.jsonl")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
@@ -565,6 +573,12 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
     return source, "generated"
 
 
+def source_of(path: Path, name: str) -> str:
+    """The outermost folder that is called `name` and holds the file, or the file itself."""
+    parts = path.parent.parts
+    return "/".join(parts[: parts.index(name) + 1]) if name in parts else str(path)
+
+
 def source_files(source: Path, names: list[str]) -> list[Path]:
     """The JSONL files that are called one of the names, or lie in a folder that is. Raises Failure for a name of none.
 
@@ -576,6 +590,10 @@ def source_files(source: Path, names: list[str]) -> list[Path]:
         mine = [p for p in files if p.stem == name or name in p.relative_to(source).parent.parts]
         if not mine:
             raise Failure(f"{source} has no {name}.jsonl and no {name}/*.jsonl; set DATA_SRC to the folder that has")
+        places = {source_of(path.relative_to(source), name) for path in mine}
+        if len(places) > 1:
+            raise Failure(f"{source} has {name} in {len(places)} places: {' and '.join(sorted(places))}; leave one")
+        check_shards(mine)
         found |= dict.fromkeys(mine)
     return list(found)
 
@@ -728,6 +746,7 @@ def facts(
         "left_out": chosen.left_out,
         "rows": chosen.training | {"all": on + off},
         "empty": sum(s.empty for s in made),
+        "control_tokens": control.merge(s.control for s in made),  # of all rows that passed the filters
         "files": files,
         "used_in_training": dict(used.most_common(LISTED)),
         # Of each tenth of training.jsonl: rows, and how many of them have reasoning on.
@@ -746,7 +765,7 @@ def summary(done: dict[str, Any], folder: Path) -> None:
     """What the stage did, for people."""
     rows, read = done["rows"], sum(done["read"].values())
     log(f"data: {rows['all']:,} rows (on {rows['on']:,}, off {rows['off']:,}) in {folder}")
-    log(f"data: {read / done['seconds']:,.0f} rows read a second")
+    log(f"data: {ratio(read, done['seconds'])} rows read a second")
     for mode in MODES:
         by = ", ".join(f"{n:,} by {name}" for name, n in done["dropped"][mode].items() if n) or "none"
         rest = "".join(
@@ -755,8 +774,10 @@ def summary(done: dict[str, Any], folder: Path) -> None:
         log(f"data: {mode}: {done['read'][mode]:,} rows read, dropped {by}{rest}; {rows[mode]:,} kept")
         if done["read"][mode] and not rows[mode]:
             log(f"data: no row with reasoning {mode} is left; used_in_training holds: {done['used_in_training']}")
-    shares = " ".join(f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"])
+    shares = " ".join(ratio(part["on"], part["rows"], ".0%") for part in done["along"])
     log(f"data: reasoning on along the file, by tenths: {shares}")
+    if found := control.sentence(done["control_tokens"]):
+        log(f"data: {found}")
 
 
 if __name__ == "__main__":

@@ -23,14 +23,12 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from chat_template import PINNED, Message
 from lib import Failure, read_json, read_jsonl, sha256
-
-Message = dict[str, str]
 
 MODES = ("on", "off")
 FIELDS = ("input", "output", "reasoning", "system_prompt", "used_in_training")
@@ -49,9 +47,6 @@ FILTERS = (
 )
 OPEN, CLOSE = "<think>", "</think>"
 EMPTY = (f"{OPEN}\n\n{CLOSE}", f"{OPEN}\n{CLOSE}", f"{OPEN}{CLOSE}")  # heuristic_filters.py:46-54
-# Some templates write the day on which they render into the system block: rows must not depend on it. This is the
-# date that Llama 3.1's template has of its own.
-DAY = date(2024, 7, 26)
 GRAM = 13  # words in a row that say that a text was seen
 WORD = re.compile(r"[^\W_]+")
 
@@ -135,7 +130,7 @@ def by_text(rules: Rules, row: Row) -> str | None:
 
 
 class Template:
-    """The chat template of a tokenizer, compiled once, as transformers renders it but for the day, which is DAY."""
+    """The chat template of a tokenizer, compiled once, as chat_template.render does it."""
 
     def __init__(self, folder: Path):
         import jinja2
@@ -162,7 +157,7 @@ class Template:
                 tools=None,
                 documents=None,
                 add_generation_prompt=prompt,
-                date_string=DAY.strftime("%d %b %Y"),
+                **PINNED,
                 **self.special,
             )
         except (jinja2.TemplateError, TypeError) as error:
@@ -228,7 +223,7 @@ def environment() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     found.filters["tojson"] = tojson
-    found.globals |= {"raise_exception": refuse, "strftime_now": DAY.strftime}
+    found.globals["raise_exception"] = refuse
     return found
 
 

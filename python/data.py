@@ -18,15 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import control
 import recipe as recipes
 import shuffle
 import tiny
+from file_sets import check_no_copies
 from lib import (
     Failure,
     Progress,
     is_done,
     log,
     new_folder,
+    ratio,
     read_done,
     read_json,
     recipe_hash,
@@ -42,7 +45,8 @@ from parallel import Workers, cores
 from source import Batch, Choose, Part, Source, bad_row, batches, check_unchanged, cut, inspect_source, source_files
 
 FORMATS, FORMS = ("jsonl", "parquet"), ("text", "messages")
-CODE = ("data.py", "openmath.py", "shuffle.py", "source.py", "tokens.py")  # shards of other code are not gone on with
+# Shards of other code are not gone on with.
+CODE = ("control.py", "data.py", "openmath.py", "shuffle.py", "source.py", "tokens.py")
 RULES = ("problem_source", "pass_rate", "length")  # by which the filter drops a row, in their order
 
 
@@ -79,6 +83,7 @@ class Formatted:
     bytes: int
     dropped: dict[str, int]
     empty: int
+    control: control.Counts
 
 
 # --- what a worker does ------------------------------------------------------------------------------------------
@@ -156,6 +161,7 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
     found = batches(part, columns, rules.COLUMNS, choose_by(rules, part, dropped)) if rules else batches(part, columns)
     writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
     rows = empty = 0
+    tokens: control.Counts = {}
     for numbers, batch in found:
         if rules:
             before = len(numbers)
@@ -167,11 +173,13 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
             raise first_fault(job, part, numbers, batch) from None
         rows += len(fresh)
         empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
+        for kind, name in zip(("problem", "answer"), TEXTS, strict=True):
+            control.add(tokens, kind, batch[name])
         for line in fresh:
             writer.add(line)
     shard = writer.close()
     shard.path = shard.path.rename(path)
-    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty)
+    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty, tokens)
     blocks = [dataclasses.asdict(block) for block in shard.blocks]
     write_json(path.with_suffix(".json"), dataclasses.asdict(made) | {"shard": blocks})
     return made
@@ -241,7 +249,7 @@ def source_folder(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | No
     source = paths.dataset / "source"
     splits = recipe["SPLITS"].split(",")
     if recipe["DATASET_SOURCE"] == "hub":
-        from model import download
+        from hub import download
 
         patterns = [f"{prefix}{split}-*" for split in splits for prefix in ("", "data/")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
@@ -261,7 +269,7 @@ def filter_of(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | None) 
     repo = recipe["FILTER_TOKENIZER"]
     folder = given or paths.work / "tokenizers" / repo.split("/")[-1]
     if not given:
-        from model import download
+        from hub import download
 
         download(repo, recipe["FILTER_TOKENIZER_REVISION"], folder, "model", ["tokenizer*.json"])
     if not (folder / "tokenizer.json").is_file():
@@ -282,6 +290,7 @@ def inspect_all(workers: Workers, files: list[tuple[Path, str]], columns: dict[s
     for _, source in workers.run(inspect_source, [(path, split, columns[split]) for path, split in files]):
         found[source.path] = source
         progress.show(sum(s.size for s in found.values()) >> 20)
+    check_no_copies({str(path): found[path].sha256 for path, _ in files if found[path].size})
     return [found[path] for path, _ in files]
 
 
@@ -395,6 +404,7 @@ def main() -> None:
                 read=read,
                 dropped={s: {rule: sum(m.dropped[rule] for m in of[s]) for rule in of[s][0].dropped} for s in splits},
                 empty=sum(m.empty for m in made),
+                control_tokens=control.merge(m.control for m in made),
                 rows=rows,
                 shuffled=True,
                 outputs={f"{name}.{args.format}": file.sha256 for name, file in sorted(written.items())},
@@ -410,13 +420,15 @@ def summary(done: dict[str, Any], folder: Path, read: int) -> None:
     """What the stage did, for people."""
     rows = done["rows"]
     splits = ", ".join(f"{s} {n:,}" for s, n in rows.items() if s != "all")
-    log(f"data: {rows['all']:,} rows ({splits}) in {folder}; {read / done['seconds']:,.0f} rows read a second")
+    log(f"data: {rows['all']:,} rows ({splits}) in {folder}; {ratio(read, done['seconds'])} rows read a second")
     for split, rules in done["dropped"].items():
         if rules:
             by = ", ".join(f"{n:,} by {rule}" for rule, n in rules.items())
             log(f"data: {split}: {done['read'][split]:,} rows read, dropped {by}; {rows[split]:,} kept")
     if done["empty"]:
         log(f"data: {done['empty']:,} rows have an empty problem or solution; kept, as in the published data")
+    if found := control.sentence(done["control_tokens"]):
+        log(f"data: {found}")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ EVAL_SET names the sets:
     any other                     generated problems in the very prompt that training used: the last \\boxed{}
 
 VARIANT=published asks with thinking on only, as the tutorial does, and gives questions and answers no BOS. Without
-EVAL_TEMPERATURE the answers are greedy, else sampled with SEED. Each \\boxed{} is graded with the math-verify library.
+EVAL_TEMPERATURE the answers are greedy, else sampled with SEED. Each \\boxed{} is graded by grades.py.
 
 Writes WORK/runs/<model>/round<N>/eval/: one JSONL of generations per model, set and mode, and DONE with the rates. An
 interrupted run is gone on with at the first batch that is not there. The base is loaded with its config as published:
@@ -24,8 +24,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import chat_template
 import metrics
 import recipe as recipes
+from grades import boxed, correct
 from lib import (
     Failure,
     Interrupted,
@@ -44,7 +46,13 @@ from lib import (
 from openmath import ENDS, PROMPTS, chatml
 
 BATCH = {"random": 50, "hub": 8}  # by BASE_SOURCE
-CODE = ("eval.py", "metrics.py", "openmath.py")  # answers of other code are not gone on with
+CODE = (
+    "chat_template.py",
+    "eval.py",
+    "grades.py",
+    "metrics.py",
+    "openmath.py",
+)  # answers of other code are not gone on with
 QA = ("squad", "dolly")
 CHOICE = ("gpqa_main", "gpqa_diamond", "mmlu")
 MODES = ("on", "off")
@@ -52,8 +60,6 @@ PLAIN = "plain"  # the mode of a set that has none
 # A turn may also end with these, where the tokenizer has them; the untouched base of Llama 3.1 does so.
 ALSO_ENDS = {"llama3": ("<|end_of_text|>", "<|eom_id|>")}
 BOS = "<|begin_of_text|>"
-# What Llama 3.1's template says of itself, and the rows that were trained on; other templates would take today's.
-DATE = "26 Jul 2024"
 # The prompt of the tutorial, its indentation included (NeMo 8cfedd7 tutorials/llm/reasoning/evaluation/
 # deploy_and_get_responses.py:53-58).
 CHOICE_PROMPT = (
@@ -68,28 +74,6 @@ Row = dict[str, Any]
 
 
 # --- grades ------------------------------------------------------------------------------------------------------
-
-
-def boxed(text: str) -> str | None:
-    """The content of the last \\boxed{...}, with braces matched; None when there is none."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
-        return None
-    depth = 0
-    for i in range(start + len("\\boxed"), len(text)):
-        depth += {"{": 1, "}": -1}.get(text[i], 0)
-        if depth == 0:
-            return text[start + len("\\boxed{") : i]
-    return None
-
-
-def correct(expected: str, answer: str | None) -> bool:
-    """Whether math-verify finds the two answers equal."""
-    from math_verify import parse, verify
-
-    if answer is None:
-        return False
-    return bool(verify(parse(f"${expected}$"), parse(f"${answer}$")))
 
 
 def grade_math(problem: Row, text: str) -> Row:
@@ -204,7 +188,7 @@ def read_rows(path: Path, kind: str, most: int | None) -> list[Row]:
 def chat(tokenizer: Any, mode: str, user: str) -> str:
     """The prompt by the tokenizer's own template, up to the open turn of the assistant."""
     turns = [{"role": "system", "content": f"detailed thinking {mode}"}, {"role": "user", "content": user}]
-    return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    return chat_template.render(tokenizer, turns, prompt=True)
 
 
 def tasks_of(recipe: recipes.Recipe, name: str, rows: list[Row], tokenizer: Any) -> list[Task]:

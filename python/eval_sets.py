@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from file_sets import check_shards
+from hub import download
 from lib import Failure, describe, is_done, log, new_folder, read_done, run, sha256, usage, write_done
-from model import download
 from source import open_parquet, unreadable
 
 SEED = 42  # prepare_dataset.py:28
@@ -130,6 +131,7 @@ def files_of(name: str, source: Path) -> list[Path]:
         patterns += ["test/*_test.csv", "data/test/*_test.csv", "*_test.csv"]
     for each in patterns:
         if found := sorted(source.glob(each)):
+            check_shards(found)
             return found
     raise Failure(f"{source} has no {' or '.join(dict.fromkeys(patterns))}; give the folder that has")
 

@@ -452,8 +452,13 @@ def time_setting(args: argparse.Namespace, setting: str) -> dict[str, Any]:
 
 
 def step_figures(shape: shapes.Shape, adapters: int, lengths: Sequence[int], seconds: float) -> dict[str, float]:
-    """Tokens and model FLOPs a second of a step on rows of `lengths` tokens; padding counts nothing."""
+    """Tokens and model FLOPs a second of a step on rows of `lengths` tokens; padding counts nothing.
+
+    Raises Failure for a step that took no time, or has no tokens: neither is a measurement.
+    """
     tokens, squares = sum(lengths), sum(n * n for n in lengths)
+    if not (tokens > 0 and seconds > 0):
+        raise Failure(f"a step of {tokens} tokens took {seconds} s by the clock; take more --bins, longer rows")
     return {"tokens_per_s": tokens / seconds, "flops_per_s": shape.flops(tokens, squares, adapters) / seconds}
 
 

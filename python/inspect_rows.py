@@ -7,9 +7,9 @@
 
 Of each row: its text and token ids, which of them carry loss, which are special, what its length does to it. Of a
 batch: padding or packing, boundaries and position ids. Then a verdict each, ok, WARNING or WRONG, on files, BOS, end
-of turn, EOS, template, RoPE and length. Reads the rows that training reads (WORK/data/<dataset>/round<N>/all.jsonl, or
-what the recipe's SCHEMA has in its place) and the model that it starts from; writes nothing. Exit status 1 when
-something is WRONG. NO_COLOR=1 gives brackets on a terminal, too.
+of turn, EOS, template, system message, RoPE and length. Reads the rows that training reads
+(WORK/data/<dataset>/round<N>/all.jsonl, or what the recipe's SCHEMA has in its place) and the model that it starts
+from; writes nothing. Exit status 1 when something is WRONG. NO_COLOR=1 gives brackets on a terminal, too.
 """
 
 import os
@@ -420,7 +420,9 @@ def main() -> None:
         "BOS": lambda: verdicts.judge_bos(tokenizer, config, rows),
         "end of turn": lambda: verdicts.judge_end(tokenizer, rows, dataset.end_of_turn),
         "EOS": lambda: verdicts.judge_eos(tokenizer, paths.start, config, dataset.end_of_turn),
+        "trained": lambda: verdicts.judge_trained(tokenizer, paths.start, recipe, dataset.end_of_turn),
         "template": lambda: verdicts.judge_template(tokenizer, rows, recipe["CHAT"]),
+        "system message": lambda: verdicts.judge_system(tokenizer, rows, recipe["CHAT"]),
         "RoPE": lambda: verdicts.judge_rope(recipe, paths.start, longest, again),
         "length": lambda: verdicts.judge_length(recipe, rows, longest),
     }

@@ -89,6 +89,15 @@ def log(message: str) -> None:
     print(f"[{time.strftime('%H:%M:%S')}] {message}", flush=True)
 
 
+def ratio(part: float, whole: float, form: str = ",.0f") -> str:
+    """part / whole for people, in the format `form`; "-" where whole is not above zero.
+
+    A measured time may be 0.0, for it is rounded or the clock stands, and below it when the clock was set back; a
+    count or a size may be nothing.
+    """
+    return f"{part / whole:{form}}" if whole > 0 else "-"
+
+
 class Progress:
     """Rows or bytes done, rate and remaining time, at most one line every few seconds."""
 
@@ -106,7 +115,7 @@ class Progress:
         share = done / self.total if self.total else share
         of = f" of {self.total:,}" if self.total else f", {share:.0%}" if share else ""
         left = f", {spent / share - spent:.0f} s left" if share else ""
-        log(f"{self.what}: {done:,}{of}{left} ({done / spent:,.0f}/s)")
+        log(f"{self.what}: {done:,}{of}{left} ({ratio(done, spent)}/s)")
 
 
 # --- files -----------------------------------------------------------------------------------------------------

@@ -1,7 +1,10 @@
 """Fetch the base model at its revision and widen its RoPE where the recipe says so.
 
     python python/model.py qwen7b 1 --work /lustre/me/sft
+    python python/model.py qwen7b 1 --work /lustre/me/sft --source ~/.cache/huggingface
 
+--source, or a BASE_MODEL that is a path: a folder that has the model already, or the hub's cache. A copy that was put
+into WORK/models by hand is taken as it is. Each is checked and patched like a download; the source stays as it is.
 Writes WORK/models/<base>/ with config.json patched, config.original.json as published (the baseline is evaluated
 with it), and DONE with the commit and the sha256 of every file. HF_ENDPOINT and HF_TOKEN are honoured.
 """
@@ -14,6 +17,8 @@ from typing import Any
 import recipe as recipes
 import tiny
 import tiny_reasoning
+from file_sets import check_shards
+from hub import download, local_copy, take
 from lib import Failure, describe, is_done, log, new_folder, read_done, read_json, run, write_done, write_json
 
 # What Qwen2.5-Math ships with, and the only values the patch accepts to replace
@@ -29,63 +34,6 @@ FILES = [
     "*.jinja",
     "LICENSE*",
 ]
-
-
-def resolve(repo: str, revision: str, kind: str) -> str:
-    """The commit behind a revision. Raises Failure when the hub does not answer or does not know it."""
-    from huggingface_hub import HfApi, constants
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        return HfApi().repo_info(repo, revision=revision, repo_type=kind).sha
-    except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no"
-        raise Failure(
-            f"{repo} at revision {revision}: the hub answers {status}; check the name and revision, "
-            "accept its licence on the hub, and set HF_TOKEN if it is gated"
-        ) from None
-    except Exception as error:  # the HTTP library's own errors differ between versions
-        raise Failure(
-            f"{constants.ENDPOINT} cannot be reached ({type(error).__name__}); check the network or HF_ENDPOINT"
-        ) from None
-
-
-def download(repo: str, revision: str, target: Path, kind: str, patterns: list[str]) -> str:
-    """Bring the files of a repository to `target`; returns the commit. A killed download resumes at the
-    first file that is not complete (within a file the pinned huggingface_hub starts over).
-
-    A moving revision such as main is resolved once: its commit is kept beside the part that is there already.
-    """
-    from huggingface_hub import snapshot_download
-
-    record = target / "REVISION"
-    if record.is_file():
-        return record.read_text(encoding="utf-8").strip()
-    part = target.with_name(f"{target.name}.download")
-    pinned = part / "REVISION"
-    if pinned.is_file():
-        commit = pinned.read_text(encoding="utf-8").strip()
-        log(f"resuming {repo} at {commit[:12]}")
-    else:
-        commit = revision if len(revision) == 40 else resolve(repo, revision, kind)
-        part.mkdir(parents=True, exist_ok=True)
-        pinned.write_text(commit + "\n", encoding="utf-8")
-        log(f"downloading {repo} at {commit[:12]}")
-    try:
-        snapshot_download(repo, revision=commit, repo_type=kind, local_dir=part, allow_patterns=patterns)
-    except OSError as error:
-        if isinstance(error, PermissionError) or error.errno == 28:
-            raise
-        reason = str(error).splitlines()[0][:150]
-        raise Failure(
-            f"{repo}: download stopped ({reason}); run it again to resume, or check HF_TOKEN and the revision"
-        ) from None
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}".splitlines()[0][:150]
-        raise Failure(f"{repo}: download stopped ({reason}); run it again to resume") from None
-    shutil.rmtree(part / ".cache", ignore_errors=True)
-    part.rename(target)
-    return commit
 
 
 # --- RoPE --------------------------------------------------------------------------------------------------------
@@ -149,6 +97,7 @@ def check_weights(folder: Path) -> None:
         shards = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
     if not shards:
         raise Failure(f"{folder} has no safetensors file; fetch the model again")
+    check_shards(shards)
     for shard in shards:
         if not shard.is_file():
             raise Failure(f"{shard} is missing; fetch the model again")
@@ -188,6 +137,17 @@ def finish(folder: Path, keys: recipes.Recipe, commit: str) -> None:
     write_done(folder, keys, {}, revision=commit, **describe(folder))
 
 
+def adopt(folder: Path, keys: recipes.Recipe) -> None:
+    """Check and patch a folder that somebody put there by hand. Raises Failure."""
+    for name in ("config.json", "tokenizer_config.json"):
+        if not (folder / name).is_file():
+            raise Failure(f"{folder} has no {name}; complete it, or move it away and run make model again")
+    original = folder / "config.original.json"
+    if original.is_file():  # of an attempt that was killed
+        shutil.copyfile(original, folder / "config.json")
+    finish(folder, keys, "local")
+
+
 def check_rope(folder: Path, keys: recipes.Recipe) -> None:
     """Compare what transformers loads with the recipe. Raises Failure when they differ."""
     found = loaded_rope(folder)
@@ -197,7 +157,9 @@ def check_rope(folder: Path, keys: recipes.Recipe) -> None:
 
 
 def main() -> None:
-    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
+    parser = recipes.parser(__doc__)
+    parser.add_argument("--source", type=Path, help="a folder that has the model already, or the hub's cache")
+    args, recipe, paths = recipes.open_run(parser)
     if paths.start != paths.base:
         read_done(paths.start, f"round {args.round} starts from it: finish make train MODEL={args.model} ROUND=1 first")
         log(f"model: round {args.round} starts from {paths.start}")
@@ -215,7 +177,19 @@ def main() -> None:
         log(f"model: {paths.base} is already there")
         return
     paths.base.parent.mkdir(parents=True, exist_ok=True)
-    if recipe["BASE_SOURCE"] == "random":
+    name = recipe["BASE_MODEL"]
+    given = args.source or (Path(name) if name.startswith("/") else None)
+    if paths.base.is_dir():
+        log(f"model: {paths.base} was put there by hand: checking it")
+        adopt(paths.base, keys)
+    elif recipe["BASE_SOURCE"] == "hub" and given:
+        folder, commit = local_copy(given, name, recipe["BASE_REVISION"])
+        log(f"model: taking {folder}, revision {commit[:12]}")
+        with new_folder(paths.base) as part:
+            take(folder, FILES, part)
+            check_weights(part)
+            finish(part, keys, commit)
+    elif recipe["BASE_SOURCE"] == "random":
         with new_folder(paths.base) as part:
             random_base(recipe, part)
             finish(part, keys, "random")

@@ -23,7 +23,7 @@ from typing import Any
 
 import recipe as recipes
 import train
-from checkpoints import saved_steps
+from checkpoints import clean_nemo2, saved_steps
 from convert import TOKENIZER_FILES
 from lib import Failure, log, read_done, read_json, recipe_hash, run, usage, write_json
 
@@ -423,12 +423,16 @@ def main() -> None:
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--render", action="store_true", help="print the configuration as YAML and stop")
     action.add_argument("--base", action="store_true", help="print where the base model in NeMo's format is, and stop")
+    action.add_argument("--clean", action="store_true", help="remove what a killed link left half-written, and stop")
     action.add_argument("--import-base", action="store_true", help="convert the base model, if that is not done yet")
     action.add_argument("--generate", action="store_true", help="answer the test rows with the last checkpoint")
     action.add_argument("--export", type=int, metavar="STEP", help="write this step as a Hugging Face folder")
     parser.add_argument("--target", type=Path, help="with --export: the folder to write")
     args, recipe, paths = recipes.open_run(parser)
     again = f"MODEL={args.model} ROUND={args.round}"
+    if args.clean:
+        clean_nemo2(paths.train / "checkpoints")
+        return
     saved = saved_steps("nemo2", paths.train / "checkpoints")
     if args.render:
         print(to_yaml(render(recipe, paths, base_folder(paths, "HASH"), paths.train / "checkpoints" / "step=N-last")))

@@ -15,6 +15,7 @@ from nemo.lightning.io import load_context
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from torch.utils.data import DataLoader, Dataset
 
+from learning import check_step
 from lib import START, log, peak_memory
 
 
@@ -81,6 +82,8 @@ class Link(PreemptionCallback):
             "loss": metrics.get("reduced_train_loss", math.nan),
         }
         append(Path(self.folder) / "checkpoints" / "training.jsonl", row)
+        if "reduced_train_loss" in metrics:
+            check_step(step, row["loss"])
         if step % 20 == 0 or step == self.steps:
             left = (self.steps - step) * (time.time() - self.started) / max(step - self.first, 1)
             log(f"train: step {step}/{self.steps}, loss {row['loss']:.4f}, {left:.0f} s left")

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from learning import check_step
 from lib import Failure, log, read_json, run
 
 # v0.7.0 nemo_rl/algorithms/sft.py: 236, 431, 572, 599, 612, 619, 627. Text of the driver begins a line, but Ray writes
@@ -144,6 +145,8 @@ def follow(folder: Path, steps: int) -> None:
                 line, part, before = part.rstrip("\n"), "", parser.set_up
                 try:
                     row = parser.feed(line)
+                    if row:  # four digits: a loss of 0.0000 may still be one
+                        check_step(row["step"] + 1, row["loss"], 1)
                 except Failure as failure:
                     (folder / "failed").write_text(f"{failure}\n", encoding="utf-8")
                     return

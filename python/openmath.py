@@ -5,6 +5,7 @@ for one thing: the tir counter is the whole number after "Remaining code executi
 digit.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from functools import cache
@@ -109,14 +110,19 @@ class Filter:
         for name, value in zip(self.COLUMNS, (source, rate), strict=True):
             if value is ...:
                 raise ValueError(f"field {name!r} is not there, which the filter needs")
+        if not isinstance(source, str | None):
+            raise ValueError(f"field 'problem_source' is {type(source).__name__}, no text")
         if source not in self.sources:
             return "problem_source"
         if rate == "n/a":
             return "pass_rate"
         try:
-            return "pass_rate" if float(rate) > self.max_pass_rate else None
+            number = math.nan if isinstance(rate, bool) else float(rate)
         except (TypeError, ValueError):
-            raise ValueError(f"pass_rate_72b_tir is {rate!r}, neither 'n/a' nor a number") from None
+            number = math.nan
+        if math.isnan(number):  # which is above no rate, so the row would stay
+            raise ValueError(f"pass_rate_72b_tir is {rate!r}, neither 'n/a' nor a number")
+        return "pass_rate" if number > self.max_pass_rate else None
 
     def load(self) -> None:
         """Load the tokenizer now: before the rows, its parsing takes memory that they can have afterwards."""

@@ -131,6 +131,11 @@ def moments(report: dict[str, Any]) -> tuple[float, float]:
 
 def from_report(recipe: recipes.Recipe, report: dict[str, Any]) -> Data:
     mean, square = moments(report)
+    if not mean > 0:
+        raise Failure(
+            f"no row has a token that could be trained on within SEQ_LEN={report['seq_len']:,}, says the data report; "
+            "raise SEQ_LEN or make other data"
+        )
     about = "every row" if report["whole"] else f"a sample of {report['counted']:,} rows"
     packed = recipe["PACKING"] == "true"
     bins, fill = (report["bins_per_batch"], report["bin_fill"]) if packed else (int(recipe["GLOBAL_BATCH"]), 1.0)

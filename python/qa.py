@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from file_sets import check_one_form, check_shards
+from hub import download
 from lib import (
     Failure,
     Progress,
@@ -31,7 +33,6 @@ from lib import (
     usage,
     write_done,
 )
-from model import download
 from openmath import ENDS
 from source import open_parquet, unreadable
 
@@ -71,6 +72,8 @@ def files_of(source: Path, prefix: str) -> list[Path]:
     )
     if not found:
         raise Failure(f"{source} has no {prefix}*.parquet or {prefix}*.jsonl; set DATA_SRC to the folder that has")
+    check_one_form(found, prefix)
+    check_shards(found)
     return found
 
 

@@ -319,6 +319,11 @@ def check(model: str, r: Recipe) -> None:
         backend != "fsdp" or (pp, ep) == (1, 1),
         "BACKEND=fsdp is driven here without PP and EP; set PP=1 EP=1 or BACKEND=megatron",
     )
+    demand(  # nemo-automodel 0.7.0 _transformers/capabilities.py:501
+        r["ENGINE"] != "automodel" or cp == 1,
+        f"CP={cp}: nemo-automodel splits sequences with Transformer Engine, which is not driven here and needs a GPU; "
+        "set CP=1",
+    )
     demand(
         rl or (cp, pp, ep) == (1, 1, 1),
         f"engine {r['ENGINE']} is driven here without CP, PP and EP; set CP=1 PP=1 EP=1",

@@ -24,6 +24,7 @@ from lib import (
     is_done,
     log,
     new_folder,
+    ratio,
     run,
     write_done,
 )
@@ -116,7 +117,7 @@ def figures(recipe: recipes.Recipe, rows: int, found: Lengths, whole: bool, seed
     ordered, n = sorted(total), len(total)
     mean = sum(total) / n
     spread = math.sqrt(sum((x - mean) ** 2 for x in total) / max(1, n - 1))
-    error = 0.0 if whole else spread / math.sqrt(n) / mean
+    error = spread / math.sqrt(n) / mean if mean and not whole else 0.0
     lost = [too_long(engine, x, seq_len) for x in total]
     supervised = sum(s for s, gone in zip(found.answer, lost, strict=True) if not gone) / n
     # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. Of NeMo-RL: a row
@@ -183,9 +184,12 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: recipes.Recipe)
     for rule, n in done.get("dropped", {}).items():
         if isinstance(n, int):
             lines.append(f"  {rule}: {n:,} dropped")
+    for name, n in done.get("control_tokens", {}).items():
+        kind, _, token = name.partition(" ")
+        lines.append(f"  {n:,} {kind}s hold {token}, which trainer and server read as their own")
     lines += [
         f"tokens      {t['total']:>15,}  {about}± {report['standard_error']:.1%}, from {sample}",
-        f"  with loss {t['supervised']:>15,}  {about}{t['supervised'] / t['total']:.1%} of them",
+        f"  with loss {t['supervised']:>15,}  {about}{ratio(t['supervised'], t['total'], '.1%')} of them",
         f"  a row     {t['mean']:>15,.0f}  p50 {t['p50']:,}, p90 {t['p90']:,}, p99 {t['p99']:,}, longest {t['max']:,}",
         f"too long    {report['over_seq_len']:>15.2%}  of rows for SEQ_LEN={report['seq_len']:,}; they carry no loss",
         f"steps       {report['steps_per_epoch']:>15,}  an epoch of GLOBAL_BATCH={report['global_batch']:,} rows, "
@@ -212,7 +216,7 @@ def curated(done: dict[str, Any]) -> list[str]:
     lines.append(f"dropped     {'':>15}  " + "".join(f"{mode:>12}" for mode in modes))
     for name in done["dropped"][modes[0]]:
         lines.append(f"  by {name:<24}" + "".join(f"{done['dropped'][mode][name]:>12,}" for mode in modes))
-    shares = " ".join(f"{part['on'] / part['rows']:.0%}" if part["rows"] else "-" for part in done["along"])
+    shares = " ".join(ratio(part["on"], part["rows"], ".0%") for part in done["along"])
     return [*lines, f"on          {shares}  of the rows, by tenths of the file"]
 
 

@@ -12,6 +12,7 @@ for some 200 bytes each while they are put in order.
 
 import json
 import os
+import re
 import shutil
 import struct
 from array import array
@@ -21,12 +22,15 @@ from hashlib import blake2b, sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import control
 import lib
 import sft_options
+from chat_template import PINNED
+from file_sets import check_no_copies
 from lib import Failure, Progress, log, usage
 from parallel import cores, run_all
 from sft_filters import CHANGED, DROPPED, EDITS, FILTERS, enabled, incomplete
-from sft_options import KEYS_TO_KEEP, Options, Prompt, Row
+from sft_options import KEYS_TO_KEEP, Options, Prompt, Row, truth
 
 BLOCK_BYTES = 4 << 20  # of text that a worker takes at a time
 
@@ -92,10 +96,26 @@ def scan(files: list[tuple[Path, bool]]) -> tuple[dict[str, str], list[Block], i
     return digests, blocks, lines
 
 
-def is_correct(judgement: str) -> bool:
-    """What a judge's last verdict says (nemo_skills/evaluation/metrics/utils.py:36)."""
-    _, found, verdict = judgement.rpartition("Judgement:")
-    return bool(found) and verdict.strip().lower().startswith("yes")
+# What judges write around the two words that they are asked for: emphasis, headings, quotes, either spelling.
+MARKS = r"[\s*_`#\"'\u201c\u201d(\[]*"
+VERDICT = re.compile(rf"judge?ment{MARKS}[:\uff1a]{MARKS}(?:(yes|no)\b(?!\s*(?:/|\bor\b)\s*(?:yes|no)\b))?", re.I)
+
+
+def is_correct(judgement: str) -> bool | None:
+    """What a judge's last verdict says; None when it cannot be read: cut off, "Yes/No", or another word.
+
+    nemo_skills/evaluation/metrics/utils.py:36, which knows one spelling and takes all else for No.
+    """
+    verdicts = VERDICT.findall(judgement)
+    return {"yes": True, "no": False}.get(verdicts[-1].lower()) if verdicts else None
+
+
+def number_or_text(row: Row, key: str) -> str:
+    """A value that may be written as either (preprocessing.py writes str() of whatever it is). Raises ValueError."""
+    value = row[key]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise ValueError(f"field {key!r} is {type(value).__name__}, neither text nor number")
+    return str(value)
 
 
 def text_of(row: Row, key: str) -> str:
@@ -162,7 +182,9 @@ class Filtering:
             grade = "judgement" if o.use_judgement else "symbolic_correct"
             if grade not in row:
                 return None, "unlabeled"
-            correct = is_correct(text_of(row, grade)) if o.use_judgement else row[grade]
+            correct = is_correct(text_of(row, grade)) if o.use_judgement else truth(row, grade)
+            if correct is None:  # neither right nor wrong
+                return None, "unreadable" if o.use_judgement else "unlabeled"
             if not (o.add_correct if correct else o.add_incorrect):
                 return None, "correctness"
         return row, ""
@@ -191,11 +213,16 @@ class Filtering:
 
     def check(self, row: Row, where: str) -> None:
         """Refuse a row that the second pass could not format."""
+        if row.get("expected_answer") is not None:
+            number_or_text(row, "expected_answer")
+        incomplete(row)
         if self.options.tokenizer is None:
             return
         for field in self.fields:
             if field not in row:
                 raise ValueError(f"no field {field!r}, which the prompt asks for")
+        if row.get("expected_answer", "") is None and "expected_answer" in self.fields:
+            raise ValueError("field 'expected_answer' is null, which the prompt asks for")
         thinking = row.get("reasoning_content")
         if not isinstance(thinking, str | None):
             raise ValueError("no text in field 'reasoning_content'")
@@ -325,23 +352,27 @@ class Formatting:
 
             self.render_all = render_jinja_template
 
-    def block(self, task: tuple[int, int, int]) -> tuple[int, bytes]:
-        """How many rows of (block's number, first row, end) get no end of turn, and their lines. Raises Failure."""
+    def block(self, task: tuple[int, int, int]) -> tuple[int, control.Counts, bytes]:
+        """How many rows of (block's number, first row, end) get no end of turn, the control tokens in their texts, and
+        their lines. Raises Failure."""
         _, first, end = task
         with open(self.folder / "order", "rb") as file:
             file.seek(first * PLACE.size)
             places = file.read((end - first) * PLACE.size)
         cut_off, lines = 0, []
+        tokens: control.Counts = {}
         for offset, length, spool in PLACE.iter_unpack(places):
             if spool not in self.spools:
                 self.spools[spool] = os.open(self.folder / str(spool), os.O_RDONLY)
             where, row = json.loads(os.pread(self.spools[spool], length, offset))
             cut_off += self.prompt is not None and incomplete(row)
+            for kind, key in (("problem", self.options.input_key), ("answer", self.options.output_key)):
+                control.add(tokens, kind, (row[key],))
             try:
                 lines.append(json.dumps(self.row(row)) + "\n")  # upstream's bytes: all ASCII, blanks after , and :
             except ValueError as error:
                 raise Failure(f"{where}: {error}; mend or remove it") from None
-        return cut_off, "".join(lines).encode()
+        return cut_off, tokens, "".join(lines).encode()
 
     def row(self, row: Row) -> Row:
         """What is written for a row. Raises ValueError, Failure."""
@@ -349,14 +380,14 @@ class Formatting:
         result: Row = {}
         if o.keep_optional_keys:
             result |= row
-        elif "expected_answer" in row:
-            result["expected_answer"] = str(row["expected_answer"])
+        elif row.get("expected_answer") is not None:
+            result["expected_answer"] = number_or_text(row, "expected_answer")
         solution = row.pop(o.output_key)
         if self.prompt is None:
             result |= {"input": row[o.input_key], "output": solution}
         else:
-            if "expected_answer" in row:
-                row["expected_answer"] = str(row["expected_answer"])
+            if row.get("expected_answer") is not None:
+                row["expected_answer"] = number_or_text(row, "expected_answer")
             result["input"] = self.question(row)
             if incomplete(row):
                 result["output"] = solution
@@ -367,11 +398,11 @@ class Formatting:
         return result | (o.metadata or {})
 
     def render(self, messages: list[Row], generation_prompt: bool) -> str:
-        """As the tokenizer's apply_chat_template, without loading it and torch in each worker."""
+        """As chat_template.render, without loading the tokenizer and torch in each worker."""
         assert self.template
         import jinja2
 
-        variables = self.template.special | (self.options.chat_template_kwargs or {})
+        variables = PINNED | self.template.special | (self.options.chat_template_kwargs or {})
         try:
             rendered, _ = self.render_all(
                 [messages], chat_template=self.template.text, add_generation_prompt=generation_prompt, **variables
@@ -458,7 +489,7 @@ def filter_block(block: Block) -> tuple[Counter[str], bytes]:
     return filtering.block(block)
 
 
-def format_block(task: tuple[int, int, int]) -> tuple[int, bytes]:
+def format_block(task: tuple[int, int, int]) -> tuple[int, control.Counts, bytes]:
     assert formatting
     return formatting.block(task)
 
@@ -503,7 +534,7 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
     with open(spool / "index", "wb") as file:
         file.writelines(in_turn(filtered(), spool))
     chosen: Chosen = alone(choose, (job.options, spool))
-    reasons = ("skip_first", "empty", "unlabeled", "correctness")
+    reasons = ("skip_first", "empty", "unlabeled", "unreadable", "correctness")
     dropped = {reason: left_out[reason] for reason in reasons} | chosen.dropped
     if not chosen.rows:
         why = ", ".join(f"{reason} drops {count:,}" for reason, count in dropped.items() if count)
@@ -511,12 +542,15 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
 
     tasks = [(n, a, b) for n, (a, b) in enumerate(zip([0, *chosen.cuts], chosen.cuts, strict=False))]
     progress, written, cut_off = Progress("rows written", chosen.rows), 0, 0
+    tokens: list[control.Counts] = []
 
     def formatted() -> Iterator[tuple[int, bytes]]:
         nonlocal cut_off, written
         used = min(processes, len(tasks))
-        for (number, first, end), (some, text) in run_all(format_block, tasks, used, open_formatting, (job, spool)):
+        made = run_all(format_block, tasks, used, open_formatting, (job, spool))
+        for (number, first, end), (some, found, text) in made:
             cut_off += some
+            tokens.append(found)
             written += end - first
             progress.show(written)
             yield number, text
@@ -530,17 +564,22 @@ def prepare(job: Job, blocks: list[Block], lines: int, part: Path) -> Row:
         "modified": chosen.changed,
         "rows": {"all": chosen.rows},
         "without_end_of_turn": cut_off,
+        "control_tokens": control.merge(tokens),
     }
 
 
 def report(target: Path, facts: Row) -> None:
     log(f"sft-data: {facts['rows_read']:,} rows read")
+    if count := facts["dropped"]["unreadable"]:
+        log(f"sft-data: {count:,} judgements say neither Yes nor No after their last 'Judgement:'; taken for neither")
     for what in ("dropped", "modified"):
         for reason, count in facts[what].items():
             if count or reason in FILTERS:
                 log(f"sft-data: {what} {count:,} ({reason})")
     if count := facts["without_end_of_turn"]:
         log(f"sft-data: {count:,} generations that were cut off have no end of turn; --drop-incomplete drops them")
+    if found := control.sentence(facts["control_tokens"]):
+        log(f"sft-data: {found}")
     log(f"sft-data: {facts['rows']['all']:,} rows kept in {target / 'all.jsonl'}")
 
 
@@ -564,6 +603,7 @@ def main() -> None:
     target = Path(options.work).resolve() / "data" / options.name / "round1"
     keys = sft_options.result_keys(options)
     inputs, blocks, lines = scan(files)
+    check_no_copies({name: digest for name, digest in inputs.items() if Path(name).stat().st_size})
     inputs |= {str(path.absolute()): lib.sha256(path) for path in sft_options.other_files(options)}
     if lib.is_done(target, keys, inputs):
         log(f"sft-data: {target} is already there")

@@ -52,8 +52,14 @@ def lacks(*texts: str) -> Callable[[str], bool]:
 
 
 def incomplete(row: Row) -> bool:
-    """Whether a generation was cut off: what upstream means to ask (preprocessing.py:388)."""
-    return row.get("finish_reason", "stop") != "stop"
+    """Whether a generation was cut off: what upstream means to ask (preprocessing.py:388).
+
+    Null is what servers say of one that still goes on. Raises ValueError when the field is no text.
+    """
+    reason = row.get("finish_reason", "stop")
+    if reason is not None and not isinstance(reason, str):
+        raise ValueError(f"field 'finish_reason' is {type(reason).__name__}, no text")
+    return reason != "stop"
 
 
 def minority(votes: int, share: float) -> Filter:
@@ -63,8 +69,9 @@ def minority(votes: int, share: float) -> Filter:
         ours, total = row.get("majority_votes"), row.get("total_votes")
         if ours is None or total is None:
             return KEPT
-        if not isinstance(ours, int | float) or not isinstance(total, int | float):
-            raise ValueError("majority_votes or total_votes is no number")
+        for name, value in (("majority_votes", ours), ("total_votes", total)):
+            if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+                raise ValueError(f"field {name!r} is {value!r}, no number"[:100])
         return DROPPED if ours < votes or ours < total * share else KEPT
 
     return apply

@@ -216,9 +216,11 @@ def find_files(name: str, patterns: str) -> list[Path]:
         if not matches:
             usage(f"{flag(name)}: no file matches {pattern!r}; correct it")
         found += map(Path, matches)
-    for path in found:
+    for number, path in enumerate(found):
         if not path.is_file():
             usage(f"{flag(name)}: {path} is not a file; give a glob that matches files only")
+        if path in found[:number]:
+            usage(f"{flag(name)}: {path} is matched twice, its rows would count twice; correct the globs")
     return found
 
 
@@ -310,6 +312,21 @@ def code_begin(options: Options) -> str | None:
     return begin
 
 
+def truth(row: Row, key: str) -> bool | None:
+    """A field that says yes or no: true, 1 or "True", false, 0 or "False"; None where it is null or not there.
+
+    Raises ValueError for anything else: the text "False" is not empty, so Python itself would take it for true.
+    """
+    value = row.get(key)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str) and value.strip().lower() in ("true", "false"):
+        return value.strip().lower() == "true"
+    if isinstance(value, int | float) and value in (0, 1):
+        return bool(value)
+    raise ValueError(f"field {key!r} is {str(value)[:40]!r}, neither true nor false")
+
+
 def contaminated_problems(path: Path) -> set[str]:
     """The problems of a contamination check's output that are contaminated (filters.py:236).
 
@@ -319,11 +336,15 @@ def contaminated_problems(path: Path) -> set[str]:
         usage(f"--contamination-file: there is no {path}; give the contamination check's output")
     found = set()
     for number, row in enumerate(lib.read_jsonl(path), 1):
-        if "contaminated" not in row or not isinstance(row.get("problem"), str):
-            raise Failure(
-                f"{path}:{number}: no field 'contaminated', or no problem; give the contamination check's output"
-            )
-        if row["contaminated"]:
+        if not isinstance(row.get("problem"), str):
+            raise Failure(f"{path}:{number}: no text in field 'problem'; give the contamination check's output")
+        try:
+            contaminated = truth(row, "contaminated")
+        except ValueError as error:
+            raise Failure(f"{path}:{number}: {error}; give the contamination check's output") from None
+        if contaminated is None:
+            raise Failure(f"{path}:{number}: no field 'contaminated'; give the contamination check's output")
+        if contaminated:
             found.add(row["problem"])
     return found
 

@@ -162,7 +162,7 @@ def from_config(config: Config, where: object) -> Shape:
             top_k=int(config["num_experts_per_tok"]) if experts else 0,
             moe_ffn=int(config["moe_intermediate_size"]) if experts else 0,
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise Failure(f"{where}: {type(error).__name__}: {error}; restore the file: make model") from None
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from file_sets import check_one_form, check_shards
 from lib import Failure, sha256
 from openmath import TEXTS
 
@@ -17,13 +18,22 @@ BATCH = 64  # rows; more take more memory and are not faster
 
 
 def source_files(source: Path, split: str) -> list[Path]:
-    """The parquet or JSONL files of a split: those whose name starts with it, also below data/ as the hub has them."""
+    """The parquet or JSONL files of a split: those whose name starts with it, also below data/ as the hub has them.
+
+    Raises Failure where there is none, a shard is missing, or the split is there in more than one form.
+    """
     folders = [source, source / "data"]
     found = sorted(
-        p for f in folders if f.is_dir() for p in f.iterdir() if re.fullmatch(rf"{split}[-.].*(parquet|jsonl)", p.name)
+        p
+        for f in folders
+        if f.is_dir()
+        for p in f.iterdir()
+        if re.fullmatch(rf"{split}([-.].*)?\.(parquet|jsonl)", p.name) and p.is_file()
     )
     if not found:
         raise Failure(f"{source} has no {split}-*.parquet or {split}*.jsonl; set DATA_SRC to the folder that has")
+    check_one_form(found, f"split {split}")
+    check_shards(found)
     return found
 
 

@@ -2,9 +2,11 @@
 
     python3 python/status.py tiny 1 --work work
 
-From the files alone, plus squeue where there is one; standard library only, so it works on any login node.
+From the files alone, plus squeue, and sacct, where there is one; standard library only, so it works on any login node.
 """
 
+import os
+import re
 import shutil
 import subprocess
 import time
@@ -19,6 +21,27 @@ from lib import read_json, run
 from metrics import score_rows
 
 Job = tuple[str, str, str]  # id, Slurm's state, reason or node
+LIVE = ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")
+KEPT = "SLURM_(CONF|CONF_SERVER|CLUSTERS|WORKING_CLUSTER|JWT|SACK_[A-Z_]*)"  # which Slurm it is: as in scripts/slurm.sh
+
+
+def ask(*command: str) -> subprocess.CompletedProcess[str] | None:
+    """One of Slurm's programs, without the variables that give it filters and formats; None when it does not answer."""
+    slurm = ("SLURM_", "SQUEUE_", "SACCT_")
+    env = {k: v for k, v in os.environ.items() if not k.startswith(slurm) or re.fullmatch(KEPT, k)}
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, env=env)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def read_states(text: str) -> dict[str, tuple[str, str]]:
+    """Job -> (state, reason) of the lines id|state|reason; of anything else, like a site's banner, nothing.
+
+    sacct gives a cancelled job as "CANCELLED by 1000"; its "reason" is an exit status, 0:0 for none.
+    """
+    found = re.findall(r"^([0-9]+)\|([A-Z_]+)[^|\n]*\|(.*)$", text, re.MULTILINE)
+    return {id_: (state, reason) for id_, state, reason in found}
 
 
 def read_jobs(chain: Path) -> tuple[dict[str, list[Job]], str]:
@@ -32,18 +55,23 @@ def read_jobs(chain: Path) -> tuple[dict[str, list[Job]], str]:
     if not shutil.which("squeue"):
         note = "no squeue here: states are from the files alone"
     elif ids:
-        command = ["squeue", "-h", "-t", "all", "-j", ",".join(id_ for _, id_ in ids), "-o", "%i|%T|%R"]
-        try:
-            answer = subprocess.run(command, capture_output=True, text=True, timeout=20)
-            if answer.returncode and "Invalid job id" not in answer.stderr:
-                note = "Slurm does not answer: states are from the files alone"
-            for line in answer.stdout.splitlines():
-                id_, state, reason = line.split("|", 2)
-                states[id_] = (state, reason)
-        except subprocess.TimeoutExpired:
+        numbers = ",".join(id_ for _, id_ in ids)
+        answer = ask("squeue", "-h", "-t", "all", "-j", numbers, "-o", "%i|%T|%R")
+        if answer is None or (answer.returncode and "Invalid job id" not in answer.stderr):
             note = "Slurm does not answer: states are from the files alone"
+        else:
+            states = read_states(answer.stdout)
+    # Slurm forgets a job some minutes after its end; its accounts, where a site keeps some, do not.
+    forgotten = [id_ for _, id_ in ids if id_ not in states]
+    if forgotten and not note and shutil.which("sacct"):
+        answer = ask("sacct", "-n", "-X", "-P", "-j", ",".join(forgotten), "-o", "JobID,State,ExitCode")
+        if answer and not answer.returncode:
+            ended = {id_: pair for id_, pair in read_states(answer.stdout).items() if pair[0] not in LIVE}
+            states |= {
+                id_: ended[id_] for id_ in forgotten if id_ in ended
+            }  # one that seems live was lost with its node
     for name, id_ in ids:
-        state, reason = states.get(id_, ("", ""))  # Slurm forgets a job some minutes after its end
+        state, reason = states.get(id_, ("", ""))
         jobs.setdefault(name, []).append((id_, state, reason))
     return jobs, note
 
@@ -81,7 +109,7 @@ def summary(paths: recipes.Paths, recipe: recipes.Recipe, jobs: dict[str, list[J
     for name in folders:
         queued = jobs.get(name, [])
         done = converted == len(steps) if name == "convert" else (folders[name] / "DONE").is_file()
-        live = [job for job in queued if job[1] in ("RUNNING", "PENDING", "CONFIGURING", "COMPLETING", "SUSPENDED")]
+        live = [job for job in queued if job[1] in LIVE]
         progress, left = "", ""
         if name == "train":
             progress, left = training(paths, recipe)

@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
+import learning
 import recipe as recipes
 from checkpoints import history, saved_steps
 from lib import (
@@ -309,10 +310,11 @@ def train(config: dict[str, Any], paths: recipes.Paths, resume: int, steps: int)
         def log_train_metrics(self, data: Any) -> None:
             super().log_train_metrics(data)
             step = data.step + 1
+            learning.check_step(step, float(data.metrics["loss"]), data.metrics["num_label_tokens"])
             if not self.dist_env.is_main:
                 return
             if step % 20 == 0 or step == steps:
-                left = (steps - step) * (time.time() - started) / (step - resume)
+                left = (steps - step) * (time.time() - started) / max(step - resume, 1)
                 loss, rate = float(data.metrics["loss"]), data.metrics["lr"]
                 log(f"train: step {step}/{steps}, loss {loss:.4f}, lr {rate:.2e}, {left:.0f} s left")
             if step < steps and (time.time() >= end or step - resume == limit):
@@ -386,6 +388,9 @@ def main() -> None:
     if args.check:
         if resume >= steps:
             finish(recipe, paths, keys, inputs)
+        elif not resume:  # before anything is queued
+            rows = read_done(paths.data, "")["rows"]["all"]
+            learning.check_rows(recipe, paths.rows, rows, paths.start)
         print(resume)
         return
 

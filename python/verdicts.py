@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import recipe as recipes
+from chat_template import USER, Message, common_system, render
 from dataset import View
 from lib import Failure, read_json
 from model import rope_of
@@ -18,7 +19,6 @@ from openmath import ENDS
 
 OK, WARNING, WRONG = "ok", "WARNING", "WRONG"
 Verdict = tuple[str, str]
-Message = dict[str, str]
 # By the recipe's CHAT: what stands before all turns, a turn, and how the prompt opens the answer.
 FORMS = {
     "chatml": ("", re.compile(r"<\|im_start\|>(\w+)\n(.*?)<\|im_end\|>\n", re.DOTALL), "<|im_start|>assistant\n"),
@@ -167,8 +167,21 @@ def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any], end_of_turn:
     return OK, f"{has}; the answers end with {end_of_turn} ({end}), which make convert puts in all three of the result"
 
 
-def render(tokenizer: Any, messages: list[Message], prompt: bool) -> str:
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=prompt)
+def judge_trained(tokenizer: Any, folder: Path, recipe: recipes.Recipe, end_of_turn: str) -> Verdict:
+    """Whether the model can learn to end a turn: an adapter on linear layers leaves the rows that write tokens."""
+    from untrained import untrained
+
+    end = tokenizer.convert_tokens_to_ids(end_of_turn)
+    specials = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
+    why = untrained(folder, end, specials[:64])
+    if not why:
+        return OK, f"the base has learned {end_of_turn} ({end}), as far as its weights show"
+    if "LORA_RANK" not in recipe:
+        return OK, f"the base has never learned {end_of_turn} ({end}): {why}; full training teaches it"
+    return WARNING, (
+        f"the base has never learned {end_of_turn} ({end}): {why}; LORA_TARGETS are linear layers, which cannot "
+        "teach it, and answers may not end: start from the Instruct model, train without LORA_RANK, or take CHAT=none"
+    )
 
 
 def turns(prompt: str, chat: str = "chatml") -> list[Message] | None:
@@ -228,6 +241,34 @@ def judge_template(tokenizer: Any, rows: Sequence[Row], chat: str) -> Verdict:
         name = {"chatml": "ChatML", "llama3": "Llama 3's"}[chat]
         return WARNING, f"{named(other)}: the prompt is not {name} turns, so it was not compared; compare it by hand"
     return OK, f"{len(rows)} rows are what the tokenizer's chat template renders of their turns"
+
+
+def judge_system(tokenizer: Any, rows: Sequence[Row], chat: str) -> Verdict:
+    """Whether a chat without a system message gets the prompt that the rows have; see chat_template.give_default."""
+    from jinja2 import TemplateError
+
+    if chat == "none" or not tokenizer.chat_template:
+        return OK, "there is no chat template, hence none that writes one"
+    chats = [turns(row.prompt, chat) for row in rows]
+    system = common_system(chats)
+    if system is None:
+        several = {chat_[0]["content"] for chat_ in chats if chat_ and chat_[0]["role"] == "system"}
+        if not several:
+            return OK, "the rows have none"
+        return OK, f"the rows have {len(several)} different ones, or some none; send one with every chat"
+    try:
+        bare = render(tokenizer, USER, True)
+        same = bare == render(tokenizer, [{"role": "system", "content": system}, *USER], True)
+    except TemplateError:
+        return OK, "the template fails, see above"
+    if same:
+        return OK, f"a chat without one gets that of the rows, {system[:60]!r}"
+    first = (turns(bare, chat) or USER)[0]
+    other = repr(first["content"][:60]) if first["role"] == "system" else "none"
+    return WARNING, (
+        f"every row has {system[:60]!r}, but of a chat without one the base's template makes {other}, which was not "
+        "trained: make convert gives the result a template that writes the rows'; with the base's, send it"
+    )
 
 
 def judge_rope(recipe: recipes.Recipe, folder: Path, longest: Row, again: str) -> Verdict:

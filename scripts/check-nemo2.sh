@@ -22,7 +22,7 @@ want=$(sha256sum <"$pins")
 if [[ ! -f $NEMO2_VENV/PINS || $(<"$NEMO2_VENV/PINS") != "$want" ]]; then
     log "check-nemo2: building $NEMO2_VENV"
     rm -rf -- "$NEMO2_VENV"
-    python3 -m venv "$NEMO2_VENV" || die "python3 could not make $NEMO2_VENV; run: make setup"
+    python3 -I -m venv "$NEMO2_VENV" || die "python3 could not make $NEMO2_VENV; run: make setup"
     install "$(grep '^torch==' "$pins")" # with its dependencies, which differ between CPU and GPU builds
     install --no-deps --requirement "$pins"
     printf '%s\n' "$want" >"$NEMO2_VENV/PINS"

@@ -4,7 +4,8 @@
 # Random weights, synthetic tokens, no download. Writes results/gpu-bench/<gpu>.json and .md.
 # ARGS='--settings flash+chunked,sdpa'   options, quoted as in a shell; OPTION... are added to them
 # ARGS='--device cpu --layers 2 --hidden 64 --vocab 512 --seq-len 128 --mean-length 40'   without a GPU, to try it out
-# PYTHON=python3                         a Python that has torch with CUDA, say that of the automodel image, not .venv's
+# PYTHON=python3                         a Python that has torch with CUDA, say that of the automodel image, not .venv's;
+#                                        by itself: PYTHONPATH and the user's site-packages are left out
 #
 # The options: .venv/bin/python python/gpu_bench.py --help
 # shellcheck source=scripts/lib.sh

@@ -8,6 +8,9 @@
 help_on_request "$@"
 open_stage "$@"
 RUN=$WORK/runs/$MODEL/round$ROUND
+if [[ ${SLURM_EXPORT_ENV:-} == NONE && -z ${CODE:-} ]]; then
+    log "this job has nothing of the environment that it was queued from (SBATCH_EXPORT=NONE): WORK is $WORK"
+fi
 if [[ ! -f $ROOT/SNAPSHOT ]]; then
     own=$RUN/code/job-${SLURM_JOB_ID:-local-$$} # a requeued job finds the code that it first started with
     if [[ ! -f $own ]]; then

@@ -1,8 +1,21 @@
 # shellcheck shell=bash
 # Sourced by every script and job: errors, recipes, folders, locks. Sets the shell's options, nothing else.
 set -euo pipefail
-unset PYTHONDONTWRITEBYTECODE # the engine imports in 8 s from compiled files, in 22 s without
+# Python's and pip's variables, of an environment module say, are meant for another Python: with them ours would import
+# other packages than were pinned, leave asserts out, or install elsewhere. Where pip gets packages from is kept; so is
+# what changes no result. (Without compiled files, PYTHONDONTWRITEBYTECODE, the engine imports in 22 s, not in 8.)
+kept='PYTHON(UNBUFFERED|FAULTHANDLER|PYCACHEPREFIX)|PIP_((EXTRA_)?INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|(CLIENT_)?CERT'
+kept+='|PROXY|(DEFAULT_)?TIMEOUT|RETRIES|(NO_)?CACHE_DIR|KEYRING_PROVIDER|CONFIG_FILE)'
+while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(PYTHON[A-Z0-9]+|PIP_.*)$' | grep -vxE "$kept")
+unset kept name
+export PYTHONNOUSERSITE=1
+# CDPATH and start-up files make `cd` and every script talk where only an answer is expected; the others change tools.
+unset CDPATH BASH_ENV ENV POSIXLY_CORRECT GREP_OPTIONS TAR_OPTIONS
+unset -f cd
+[[ -d ${TMPDIR:-/} ]] || unset TMPDIR # a job's own, which is gone with it
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd)
+# shellcheck source=scripts/slurm.sh
+. "$ROOT/scripts/slurm.sh"
 
 log() { printf '[%(%H:%M:%S)T] %s\n' -1 "$*"; }
 die() { printf 'error: %s\n' "$*" >&2 && exit 1; }
@@ -21,7 +34,7 @@ load_cluster() {
     [[ -f $ROOT/cluster.env ]] || return 0
     while IFS= read -r line || [[ -n $line ]]; do
         [[ -z $line || $line == '#'* ]] && continue
-        [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ ]] ||
+        [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ || $line =~ ^(SBATCH_ARGS)=([[:print:]]*)$ ]] ||
             usage "cluster.env: '$line' is not KEY=VALUE; write it without blanks, quotes, '\$' or trailing comment"
         [[ -v ${BASH_REMATCH[1]} ]] || export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"
     done <"$ROOT/cluster.env"
@@ -65,11 +78,14 @@ open_work() {
         die "WORK=$WORK is not writable; set WORK to a folder of yours with room"
     fi
     rm -f -- "$WORK/.writable"
+    # The download library's scratch space is gigabytes, and would lie in $HOME, where quotas are.
+    if [[ ! -v HF_HOME ]]; then export HF_XET_CACHE=${HF_XET_CACHE:-$WORK/.xet}; fi
 }
 
 # open_venv: the Python that the stages run in; built by make setup from the very pins of this code.
 open_venv() {
-    export VENV=${VENV:-$ROOT/.venv}
+    VENV=$(realpath -ms -- "${VENV:-$ROOT/.venv}")
+    export VENV
     if dry; then return; fi
     [[ -x $VENV/bin/python && -f $VENV/PINS ]] || die "$VENV is not set up; run: make setup"
     [[ $(<"$VENV/PINS") == "$(pins)" ]] || die "$VENV was built from other pins than docker/requirements.txt; run: make setup"
@@ -80,6 +96,7 @@ pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 check_options() {
     [[ ${REMOVE_AFTER_AVERAGE:-1} == 1 ]] ||
         usage "REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE; give 1 to remove the converted steps, or leave it out"
+    gpus_option 1
     [[ ${MERGE:-1} == 1 ]] || usage "MERGE=$MERGE; give 1 to merge an adapter into its base, or leave it out"
 }
 

@@ -6,8 +6,8 @@
 # writes the reason into LOGS/failed, and ends with a status that makes srun end the others.
 #
 # Environment, from the job: RAY_HEAD (its address), RAY_NODES, RAY_GPUS (a node's), RAY_CPUS (a node's), RAY_CANARY
-# (what LOGS/canary must hold), RAY_WAIT (seconds for all nodes to join, 1800), RAY_TRIES (starts of a node, 5),
-# SETUP_COMMAND (run once a node, before Ray)
+# (the job and what else LOGS/canary must hold), RAY_WAIT (seconds for all nodes to join, 1800), RAY_TRIES (starts of a node, 5),
+# SETUP_COMMAND (run once a node, before Ray), RAY_TMPDIR (where Ray's files of this link go, removed at its end: /tmp)
 #
 # Not `ray symmetric-run`: there a worker that cannot start ends with status 0, workers see the head's end after a
 # minute, and its `ray stop` ends every Ray process that it can see.
@@ -33,6 +33,17 @@ fail() {
 
 [[ $(cat "$logs/canary" 2>/dev/null) == "$RAY_CANARY" ]] ||
     { echo "error: $(hostname) does not see $logs; put WORK on a file system that all nodes share" >&2 && exit 1; }
+
+# Of this user and this job: /tmp/ray may be another user's. A socket's path has 107 bytes at most, 68 of them Ray's own.
+user=ray-${SLURM_JOB_UID:-$UID}
+mkdir -p -- "${RAY_TMPDIR:=/tmp}" && RAY_TMPDIR=$(realpath -- "$RAY_TMPDIR")
+mkdir -m 700 -- "${RAY_TMPDIR%/}/$user" 2>/dev/null || true
+RAY_TMPDIR=${RAY_TMPDIR%/}/$user
+[[ -O $RAY_TMPDIR && ! -L $RAY_TMPDIR ]] || fail "$RAY_TMPDIR is not yours; set RAY_TMPDIR to a short folder of yours on each node"
+export RAY_TMPDIR=$RAY_TMPDIR/${RAY_CANARY%-*}
+((${#RAY_TMPDIR} <= 39)) || fail "$RAY_TMPDIR is too long for Ray's sockets; set RAY_TMPDIR to a shorter folder"
+rm -rf -- "$RAY_TMPDIR" && mkdir -- "$RAY_TMPDIR" # what a requeued job's first try has left
+trap 'rm -rf -- "$RAY_TMPDIR"' EXIT
 
 # Ray's children must not take themselves for tasks of this Slurm step, nor for ranks of its MPI.
 while read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(SLURM|PMI|PMIX|OMPI|MPI)' || true)
@@ -62,16 +73,18 @@ start_ray() {
 stop_ray() {
     local second
     if [[ ${PROFILE_STEPS:-} ]]; then
-        cp -r /tmp/ray/session_latest/logs/nsight "$logs/nsight-$(hostname)" 2>/dev/null || say 'no profile was written'
+        cp -r "$RAY_TMPDIR/ray/session_latest/logs/nsight" "$logs/nsight-$(hostname)" 2>/dev/null || say 'no profile was written'
     fi
-    ((ray)) || return 0
-    kill "$ray" 2>/dev/null || true
-    for ((second = 0; second < 5; second++)); do
-        kill -0 "$ray" 2>/dev/null || break
-        sleep 1
-    done
-    # Ray would drain its nodes for half a minute. There is nothing in them, and the next link may want the ports.
-    kill -9 -- "-$ray" 2>/dev/null || true
+    if ((ray)); then
+        kill "$ray" 2>/dev/null || true
+        for ((second = 0; second < 5; second++)); do
+            kill -0 "$ray" 2>/dev/null || break
+            sleep 1
+        done
+        # Ray would drain its nodes for half a minute. There is nothing in them, and the next link may want the ports.
+        kill -9 -- "-$ray" 2>/dev/null || true
+    fi
+    rm -rf -- "$RAY_TMPDIR" || true # what has just been killed may still write
 }
 trap stop_ray EXIT
 

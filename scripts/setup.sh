@@ -12,6 +12,26 @@ VENV=${VENV:-$ROOT/.venv}
 install() {
     "${2:-$VENV}/bin/pip" install --quiet --disable-pip-version-check --no-compile --no-deps "${@:3}" --requirement "$1" 2>"$VENV/pip.log" ||
         die "pip could not install $1: $(grep -m 1 ERROR "$VENV/pip.log"); check the network and run: make setup"
+    check_pins "$1" "${2:-$VENV}"
+}
+
+# check_pins FILE VENV: the pins are what is in the environment: a configuration file of pip may have put them elsewhere.
+check_pins() {
+    local wrong
+    wrong=$("$2/bin/python" -I -c 'if True:
+        import re, sys, sysconfig
+        from importlib.metadata import distributions
+
+        def name(text):
+            return re.sub("[-_.]+", "-", text).lower()
+
+        found = distributions(path=[sysconfig.get_path("purelib"), sysconfig.get_path("platlib")])
+        versions = {name(d.metadata["Name"]): d.version.split("+")[0] for d in found}
+        pins = [line.split() for line in open(sys.argv[1])]
+        pins = [words[0].split("==") for words in pins if len(words) == 1 and "==" in words[0]]
+        print(*["==".join(pin) for pin in pins if versions.get(name(pin[0])) != pin[1]][:3], sep=", ")
+    ' "$1") || die "$2 has no Python that runs; remove it and run: make setup"
+    [[ -z $wrong ]] || die "pip did not put $wrong into $2; see: python3 -m pip config list, then run: make setup"
 }
 
 exec {fd}>>"$ROOT/.setup.lock"
@@ -20,17 +40,20 @@ flock "$fd"
 if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
     # Only what we built ourselves, or left half-built, is ours to remove.
     [[ ! -e $VENV || -f $VENV/PINS || -f $VENV/UNFINISHED ]] || die "$VENV exists and is not ours; move it away or set another VENV"
+    # fasttext-wheel ends at 3.12. For 3.13 there is fasttext-numpy2, which trains from memory that it does not clear, and
+    # fasttext-predict, which does not train.
+    python3 -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' ||
+        die "python3 is $(python3 -V 2>&1); put a Python 3.11 or 3.12 first in PATH and run: make setup"
     log "setup: building $VENV (about two minutes, 2 GB)"
-    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || die "python3 is $(python3 -V); install Python 3.11 or newer"
     rm -rf -- "$VENV"
-    if ! python3 -m venv "$VENV" >/dev/null 2>&1; then # Debian ships ensurepip apart
+    if ! python3 -I -m venv "$VENV" >/dev/null 2>&1; then # Debian ships ensurepip apart
         if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             die "python3 has no venv module; run: apt-get install python3-venv"
         fi
         apt-get install -y -qq --no-install-recommends python3-venv >/dev/null 2>&1 ||
             { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } >/dev/null 2>&1 ||
             die "apt-get could not install python3-venv; install it by hand"
-        python3 -m venv "$VENV"
+        python3 -I -m venv "$VENV"
     fi
     : >"$VENV/UNFINISHED"
     # torch with its dependencies, which differ between CPU and GPU builds; then everything else as pinned.

@@ -9,6 +9,7 @@
 # RUN_AFTER=id,id     start only after these jobs, if they succeed
 # CONVERSION_STEP=n   make convert: this step, or last, in place of AVERAGE_STEPS
 # KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
+# SBATCH_ARGS, GPUS_FLAG               more of sbatch's options, and how GPUs are asked for: see slurm.sh
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
 # EVAL_ROWS=n, EVAL_BATCH=n   of the evaluation: the first n rows of each set, n prompts at a time
@@ -23,6 +24,7 @@ load_cluster
 unset SCHEMA # of the environment: the recipe says whether it has one
 load_recipe "$MODEL" "$ROUND"
 check_options
+site_options
 # What has a SCHEMA and one step to average ends with that step (recipe.Paths.final).
 ending=average
 if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
@@ -116,7 +118,8 @@ check_free() {
     local id state
     [[ -f $RUN/chain.tsv ]] && command -v squeue >/dev/null || return 0
     while read -r _ _ id; do
-        state=$(squeue -h -j "$id" -t PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED -o %T 2>/dev/null || true)
+        state=$(slurm squeue -h -j "$id" -t PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED -o "$id|%T" 2>/dev/null |
+            sed -n "s/^$id|//p;T;q") || true
         [[ -z $state ]] || die "job $id of this run is still $state; wait for it (make status), or scancel it first"
     done <"$RUN/chain.tsv"
 }
@@ -125,21 +128,23 @@ check_free() {
 check_after() {
     local id
     for id in ${RUN_AFTER//,/ }; do
-        [[ -n $(squeue -h -t all -j "$id" -o %i 2>/dev/null) ]] ||
+        slurm squeue -h -t all -j "$id" -o '%A,%F' 2>/dev/null | grep -cE "^($id,[0-9]+|[0-9]+,$id)\$" >/dev/null ||
             die "RUN_AFTER: Slurm knows no job $id (any more); give another, or leave it out if it has succeeded"
     done
 }
 
 # put NAME EDGE ID [STEP]: queue a job and set `id`; with DRY_RUN print the command, and take ID for its number.
 put() {
-    local cmd=(sbatch --parsable --job-name="$1-$MODEL-$ROUND${4:+-$4}" --output="$RUN/logs/$1-%j.out")
+    local cmd=(sbatch --parsable --export=ALL "${SITE_OPTIONS[@]}") answer
+    cmd+=(--job-name="$1-$MODEL-$ROUND${4:+-$4}" --output="$RUN/logs/$1-%j.out")
     if [[ $1 == train ]]; then
         cmd+=(--nodes="$NODES")
-        if [[ $DEVICE == gpu ]]; then cmd+=(--gpus-per-node="$GPUS_PER_NODE"); fi
+        if [[ $DEVICE == gpu ]]; then gpus_option "$GPUS_PER_NODE" && cmd+=("${GPUS_OPTION[@]}"); fi
     elif [[ $1 == average || $1 == results ]]; then
         if [[ -n ${CPU_PARTITION:-} ]]; then cmd+=(--partition="$CPU_PARTITION"); fi
     elif [[ $DEVICE == gpu ]]; then
-        cmd+=(--gpus-per-node=1)
+        gpus_option 1
+        cmd+=("${GPUS_OPTION[@]}")
     fi
     if [[ $1 == train && -n ${TIME_MIN:-} ]]; then cmd+=(--time-min="$TIME_MIN"); fi
     if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="${MAIL_TYPE:-END,FAIL}"); fi
@@ -152,21 +157,30 @@ put() {
         id=$3
         show "${cmd[@]}"
     else
-        id=$("${cmd[@]}" 2>"$RUN/logs/sbatch.err") || refused "$1"
-        id=${id%%;*} # id;cluster on federated clusters
+        answer=$(slurm "${cmd[@]}" 2>"$RUN/logs/sbatch.err") || refused "sbatch refused the $1 job" <"$RUN/logs/sbatch.err"
+        id=$(job_number <<<"$answer")
+        [[ -n $id ]] || refused "sbatch gave no number for the $1 job" <<<"$answer"
         printf '%s\t%s\t%s\n' "$(date +%FT%T)" "$1" "$id" >>"$RUN/chain.tsv"
     fi
 }
 queued() { cut -f 3 "$RUN/chain.tsv" | paste -sd ' '; }
 
-# refused NAME: a chain is queued as a whole or not at all.
+# refused WHAT: a chain is queued as a whole or not at all. On standard input: what sbatch said. A job that it has queued
+# without a word is known by its script, which is this run's own copy.
 refused() {
-    local ids
-    mapfile -t ids < <(cut -f 3 "$RUN/chain.tsv")
-    if ((${#ids[@]})); then scancel "${ids[@]}"; fi
+    local said ids
+    said=$(awk '/[^ \r]/ { if (sub(/^sbatch: error: /, "")) error = error ? error : $0; else if (!other) other = $0 }
+        END { print error ? error : other }' | tr -d '\r' | cut -c 1-300)
+    mapfile -t ids < <({
+        cut -f 3 "$RUN/chain.tsv"
+        slurm squeue -h -u "$(id -un)" -o '%A %o' 2>/dev/null |
+            script="$CODE/sbatch/" awk 'index($0, $1 " " ENVIRON["script"]) == 1 && $1 ~ /^[0-9]+$/ { print $1 }' || true
+    } | sort -un)
+    if ((${#ids[@]})) && ! slurm scancel "${ids[@]}"; then
+        die "$1 (${said:-it says nothing}), and scancel failed; run: scancel ${ids[*]}"
+    fi
     : >"$RUN/chain.tsv"
-    die "sbatch refused the $1 job ($(sed -n '1s/^sbatch: error: //p' "$RUN/logs/sbatch.err")); mend cluster.env or the" \
-        "recipe; nothing is queued"
+    die "$1 (${said:-it says nothing}); mend cluster.env or the recipe; nothing is queued"
 }
 
 queue_chain() {
@@ -240,6 +254,8 @@ elif dry; then
 else
     command -v sbatch >/dev/null || die "no sbatch here; run on the cluster's login node, or LAUNCHER=local"
     check_after
+    dropped=$(sbatch_dropped)
+    if [[ -n $dropped ]]; then log "of the environment these do not count: $dropped; more options go in SBATCH_ARGS"; fi
     : >"$RUN/chain.tsv"
     queue_chain
     log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"

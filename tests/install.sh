@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install.sh [slow]: install Debian's Slurm, munge, iproute2 and bats when they are missing, and what the double of pyxis
-# is built from and runs in; with "slow" also what builds and runs images
+# is built from and runs in; with "slow" also what builds and runs images, and what keeps Slurm's accounts
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -8,8 +8,8 @@ programs=(slurmctld slurmd sbatch srun scontrol munged ip bats gcc busybox mksqu
 install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats gcc libc6-dev libslurm-dev)
 install+=(busybox-static squashfs-tools)
 if [[ ${1:-} == slow ]]; then
-    programs+=(podman buildah runc debootstrap)
-    install+=(podman buildah runc debootstrap)
+    programs+=(podman buildah runc debootstrap slurmdbd mariadbd)
+    install+=(podman buildah runc debootstrap slurmdbd mariadb-server)
 fi
 
 installed() {

@@ -212,6 +212,44 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     done
 }
 
+@test "a site's options: in every command, and refused where they are the project's or the recipe's" {
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=none \
+        SBATCH_ARGS='--exclude=node[01,02] --comment=a=b  --constraint=a100|h100 --no-requeue'
+    [ "$status" -eq 0 ]
+    [ "$(grep -cF "sbatch --parsable --export=ALL --exclude=node\\[01\\,02\\] --comment=a=b --constraint=a100\\|h100 --no-requeue --job-name=" <<<"$output")" -eq 7 ]
+    [[ $output != *gpu* && $output != *gres* ]]
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=gres:a100
+    [[ ${lines[0]} == *" --gres=gpu:a100:1 --exclusive "* && ${lines[1]} == *" --nodes=64 --gres=gpu:a100:8 --exclusive "* ]]
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=gres
+    [[ ${lines[1]} == *" --nodes=64 --gres=gpu:8 --exclusive "* && $output != *gpus-per-node* ]]
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=gpus-per-node:h100
+    [[ ${lines[1]} == *" --nodes=64 --gpus-per-node=h100:8 --exclusive "* ]]
+    for wrong in --output=x --dep=afterok:1 --parsable --wrap=true --array=1-2 --job-name=x --exp=NONE --wait --nodes=2 --gres=gpu:8 --exclusive --time=1:00 \
+        -Q node7 "--comment='two words'" --exclude=; do
+        run make -s train MODEL=tiny WORK="$TMP/w" LAUNCHER=slurm SBATCH_ARGS="--hold $wrong"
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == "error: SBATCH_ARGS: "*"; "* ]]
+        run make -s train MODEL=tiny WORK="$TMP/w" LAUNCHER=slurm DRY_RUN=1 SBATCH_ARGS="--hold $wrong"
+        [ "$status" -eq 2 ]
+    done
+    for wrong in gpu gres: gres:a:b all; do
+        run make -s train MODEL=tiny WORK="$TMP/w" GPUS_FLAG="$wrong"
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == "error: GPUS_FLAG=$wrong; it is gpus-per-node, gres, either with :TYPE, or none" ]]
+    done
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "a shell's start-up file that talks, and a CDPATH, change nothing" {
+    echo 'echo "Welcome to the cluster"' >"$TMP/start"
+    BASH_ENV="$TMP/start" CDPATH=.:/usr DRY_RUN=1 WORK="$TMP" run scripts/submit.sh train tiny 1
+    [ "$(grep -c Welcome <<<"$output")" -eq 1 ] # the first bash reads it before the script can say no
+    output=$(grep -v Welcome <<<"$output")
+    rm "$TMP/start"
+    golden tiny.local.txt
+    [ -z "$(ls "$TMP")" ]
+}
+
 @test "a WORK that cannot be written is one line" {
     [[ $EUID == 0 || ${CI:-} == true ]] || skip "mounting takes root"
     mkdir "$TMP/readonly"
@@ -246,6 +284,9 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 11 ] # LAUNCHER=slurm and JOBS=4 are the example's
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" JOBS=1
     [ "$(grep -c 'sbatch --parsable' <<<"$output")" -eq 8 ]
+    echo 'SBATCH_ARGS=--exclude=node[1-2] --comment={"a":"$(b)"}' >>cluster.env
+    run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w" JOBS=1
+    [ "$(grep -cF ' --exclude=node\[1-2\] --comment=\{\"a\":\"\$\(b\)\"\} --job-name=' <<<"$output")" -eq 8 ]
     echo 'JOBS="2"' >>cluster.env
     run make -s train MODEL=tiny DRY_RUN=1 WORK="$TMP/w"
     [ "$status" -eq 2 ]

@@ -21,13 +21,16 @@ logging.disable(logging.WARNING)
 
 import fiddle as fdl
 import lightning.pytorch as pl
+import nemo
 import nemo_run as run
 import torch
 import yaml
 from nemo import lightning as nl
 from nemo.collections.common.tokenizers import AutoTokenizer
 from nemo.lightning import io
+from nemo.lightning.ckpt_utils import CONTEXT_PATH, WEIGHTS_PATH
 from nemo.lightning.data import add_megatron_sampler
+from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -323,7 +326,58 @@ def check_context(folder: Path) -> None:
     assert [(c.folder, c.steps) for c in again] == [(str(folder), 6)]
 
 
+def check_resume(folder: Path) -> None:
+    """Which checkpoint NeMo goes on from, of folders like its distributed ones: with and without our cleaning."""
+    folder.mkdir()
+    part = {
+        "_target_": "nemo.lightning.AutoResume",
+        "restore_config": {"_target_": "nemo.lightning.RestoreConfig", "path": str(folder / "base")},
+        "resume_if_exists": True,
+        "resume_from_directory": str(folder),
+    }
+
+    def chosen() -> Path | None:
+        return fdl.build(nemo2.build(part, partial=False))._find_trainer_ckpt_path()
+
+    def save(step: int, changed: float) -> Path:
+        path = folder / f"reduced_train_loss=0.5000-step={step}-last"
+        (path / "weights").mkdir(parents=True)
+        os.utime(path, (changed, changed))
+        return path
+
+    assert chosen() is None, "without a checkpoint the base is restored"
+    first = save(10, 1e9)
+    marker = ModelCheckpoint.format_checkpoint_unfinished_marker_path(first)
+    assert marker == first.with_name(f"{first.name}-unfinished")
+    marker.touch()
+    try:
+        chosen()
+        raise AssertionError("NeMo goes on from an unfinished checkpoint")
+    except ValueError as error:
+        assert "unfinished" in str(error)
+    checkpoints.clean_nemo2(folder)
+    assert chosen() is None and not marker.exists()
+    old, new = save(20, 1e9), save(30, 5e8)
+    assert chosen() == old, "NeMo does not go by the time of change any more; see clean_nemo2"
+    checkpoints.clean_nemo2(folder)
+    assert chosen() == new and list(checkpoints.saved_steps("nemo2", folder)) == [20, 30]
+    ModelCheckpoint.format_checkpoint_unfinished_marker_path(save(40, 2e9)).touch()
+    assert chosen() == new
+
+
+def check_facts() -> int:
+    """The record of what the code reads of NeMo: its text stands in this release's files, too; returns their number."""
+    facts = json.loads((ROOT / "tests" / "nemo2_facts.json").read_text())["facts"]
+    for fact in facts:
+        file = Path(nemo.__file__).parent.parent / fact["upstream"]
+        assert fact["text"] in file.read_text(), f"{fact['upstream']} has no {fact['text']!r} any more: {fact['fact']}"
+    assert (WEIGHTS_PATH, CONTEXT_PATH) == ("weights", "context")
+    assert "subpath" in inspect.signature(io.load_context).parameters
+    return len(facts)
+
+
 def main() -> None:
+    print(f"record: {check_facts()} texts of NeMo's", flush=True)
     for model, round_ in RUNS:
         print(f"{model} {round_}: {check_run(model, round_)} arguments", flush=True)
     with tempfile.TemporaryDirectory() as name:
@@ -340,6 +394,8 @@ def main() -> None:
         # NeMo tells all processes of a link's end: here, of one process, and without CUDA's devices.
         torch.distributed.init_process_group("gloo", init_method=f"file://{name}/store", rank=0, world_size=1)
         torch.cuda.current_device = lambda: "cpu"
+        check_resume(folders["link"] / "resume")
+        print("resume: an unfinished checkpoint stops NeMo until it is removed; of two the later step", flush=True)
         for round_ in ("nemo2", "published"):
             check_links(folders["link"] / round_, round_)
         check_context(folders["link"])

@@ -22,7 +22,7 @@ if [[ ${1:-} == slow ]]; then
     log 'tests: the Slurm that the tests start'
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     log 'tests: the slow ones'
-    exec python -m pytest -m slow
+    exec python -m pytest -m slow -n 2 --dist loadfile
 fi
 
 log 'tests: lint'

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import checkpoints
@@ -244,6 +245,39 @@ def test_what_the_adapters_folder_holds(adapted: Repo) -> None:
     out = ok(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE=1))
     assert "already there" in out and "merged already" in out
     failed(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE="yes"), "MERGE=yes", status=(2,))
+
+
+@pytest.mark.slow
+def test_two_processes_in_bfloat16_packed(llama: Repo) -> None:
+    """Full training on two processes, FSDP2 over gloo, packed rows, bfloat16: as one process, and killed as not killed.
+
+    A process rounds to bfloat16 in other places than two do: one computes under autocast, two with the weights
+    themselves in bfloat16, and gradients are summed in another order. bfloat16 has 8 bits: what is rounded is off by
+    2^-9 of itself at most. A step's loss is a mean over some hundred tokens, in which most of that cancels, and it must
+    stay within 2^-9, also after 20 steps from weights that differ a little; seen were 2e-5 at first, 7e-4 at most.
+    """
+    losses = {}
+    for name, processes in (("one", 1), ("two", 2), ("struck", 2)):
+        options = {"DTYPE": "bfloat16", "PACKING": "true", "STEPS": 20, "AVERAGE_STEPS": 20, "GPUS_PER_NODE": processes}
+        write_recipe(llama, name, **options)
+        if name == "struck":
+            process = link(llama, name)
+            wait_for_step(llama, 9, process, name)
+            pids = workers(llama)
+            assert len(pids) == 2
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+            out = process.communicate(timeout=120)[0]
+            assert process.returncode == 1 and "training stopped at step" in out, out
+            saved = max(checkpoints.saved_steps("automodel", llama.run_dir(name) / "train/checkpoints"))
+            assert 8 <= saved < 20
+        ok_link(llama, name)
+        losses[name] = llama.losses(name)
+        assert list(losses[name]) == list(range(1, 21))
+    assert losses["struck"] == losses["two"]
+    one, two = (np.array(list(losses[name].values())) for name in ("one", "two"))
+    assert (abs(two / one - 1) < 2**-9).all(), two / one - 1
+    assert (one != two).any() and one[-1] < one[0] - 1
 
 
 def test_the_base_that_an_adapter_names(llama: Repo) -> None:

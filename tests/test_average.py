@@ -43,7 +43,11 @@ def test_converted_folders_load_stop_and_keep_their_rope(trained: Repo) -> None:
         assert config["rope_theta"] == 500000.0, "a server with transformers 4 reads the flat key"
         original = AutoTokenizer.from_pretrained(base)
         assert original.eos_token != END_OF_TURN, "the base stops elsewhere, as Qwen2.5-Math does"
-        assert tokenizer.chat_template == original.chat_template and tokenizer.get_vocab() == original.get_vocab()
+        assert tokenizer.chat_template.endswith(original.chat_template)
+        assert tokenizer.get_vocab() == original.get_vocab()
+        # A chat without a system message gets the empty one of every row, not the base's default.
+        bare = tokenizer.apply_chat_template([{"role": "user", "content": "x"}], tokenize=False)
+        assert bare == "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"
         steps = trained.done(folder).get("step"), trained.done(folder).get("steps")
         assert steps in ((40, None), (50, None), (60, None), (None, [40, 50, 60]))
 

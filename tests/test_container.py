@@ -460,7 +460,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 
 def pip_arguments(folder: Path) -> str:
-    """Volumes with which pip works in a build as it does here: its settings, and the local folders that they name."""
+    """Volumes with which pip works in a build as it does here: its settings, and the local files that they name."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: dict[str, str] = {}
     for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):  # these go before files
@@ -474,7 +474,7 @@ def pip_arguments(folder: Path) -> str:
             if name == "cert":  # not in its own place, which the image's own package fills
                 volumes.append(f"{path}:/etc/pip-certificates.pem")
                 settings[name] = "/etc/pip-certificates.pem"
-            elif path.is_absolute() and path.is_dir():
+            elif path.is_absolute() and path.exists():
                 path = path.parent if path.name == "simple" else path  # an index has its files beside it
                 volumes.append(f"{path}:{path}")
     (folder / "pip.conf").write_text("[global]\n" + "".join(f"{name} = {value}\n" for name, value in settings.items()))

@@ -629,7 +629,7 @@ def test_what_the_filter_cannot_read_is_named(copy: Repo, tmp_path: Path) -> Non
     rates = table.column("pass_rate_72b_tir").to_pylist()
     olympic = [i for i, s in enumerate(table.column("problem_source").to_pylist()) if "olympiads" in s]
     call = ("scripts/data.sh", "qwen7b", "2")
-    for wrong in ("unknown", None):
+    for wrong in ("unknown", "nan", None):
         rates[olympic[3]] = wrong
         pq.write_table(table.set_column(at, "pass_rate_72b_tir", pa.array(rates)), file)
         words = f"{file}: row {olympic[3] + 1}: pass_rate_72b_tir is {wrong!r}"

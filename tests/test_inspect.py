@@ -111,7 +111,7 @@ def test_what_is_marked_is_what_is_trained_on(prepared: Repo) -> None:
         assert size in header and "fits SEQ_LEN=256" in header
         assert f"position ids  0..{len(item['input_ids']) - 1}\n" in output
     levels = re.findall(r"^  (ok|WARNING|WRONG) ", output, re.MULTILINE)
-    assert levels == ["ok"] * 7
+    assert levels == ["ok"] * 6 + ["WARNING"] + ["ok"] * 2  # the base has a system message of its own
     assert "make convert puts" in verdict(output, "EOS") and "no <|endoftext|>" in verdict(output, "BOS")
     assert "theta 500000 with 131,072 positions, as in the recipe" in verdict(output, "RoPE")
 
@@ -305,6 +305,18 @@ def test_another_template_than_the_rows_have_is_wrong(copy: Repo, inspect: Inspe
     assert "the template fails on its turns" in verdict(inspect(copy)[0], "template")
     template.unlink()
     assert verdict(inspect(copy)[0], "template").startswith("WARNING  template: the tokenizer has no chat template")
+
+
+def test_a_default_system_message_that_was_not_trained_is_a_warning(copy: Repo, inspect: Inspect) -> None:
+    line = verdict(inspect(copy)[0], "system message")
+    assert line.startswith("WARNING") and "every row has ''" in line and "'You are a helpful assistant.'" in line
+    assert "make convert gives the result a template" in line
+    template = copy.work / "models/mini/chat_template.jinja"
+    template.write_text(template.read_text().replace("You are a helpful assistant.", ""))
+    assert verdict(inspect(copy)[0], "system message").startswith("ok ")
+    first = rows_of(copy)[0]
+    rewrite(copy, first | {"input": first["input"].replace("system\n", "system\nBe brief.", 1)})
+    assert "the rows have 2 different ones" in verdict(inspect(copy)[0], "system message")
 
 
 def test_eos_is_told_of_all_three(copy: Repo, inspect: Inspect) -> None:
@@ -536,6 +548,35 @@ def test_llama3_rows_are_right_as_they_are_curated(llama: Repo, inspect: Inspect
     assert output.count(f"⟨{BOS}⟩") == 3 and f"⟦⟨{TURN_END}⟩⟧" not in output
     assert re.search(rf"\| .*⟦.*⟨{re.escape(TURN_END)}⟩⟧$", output, re.MULTILINE), "the answer's end carries loss"
     assert "training.jsonl" in output and "which training keeps: step 1" in output
+
+
+def test_a_template_with_todays_date_is_compared_on_the_rows_day(
+    llama: Repo, repo: Repo, inspect: Inspect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.utils import chat_template_utils
+
+    class Clock(chat_template_utils.datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> "Clock":
+            return cls(2031, 12, 31)
+
+    monkeypatch.setattr(chat_template_utils, "datetime", Clock)
+    head = "<|start_header_id|>system<|end_header_id|>\n\n"
+    dates = "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
+    rewrite_llama(llama, repo, lambda row: row)
+    file = repo.work / "data/little/round1/training.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows = [row | {"input": row["input"].replace(head, head + dates, 1)} for row in rows]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = repo.work / "models/Little-Llama/chat_template.jinja"
+    says = "{% if loop.first %}" + dates.replace("26 Jul 2024", "{{ strftime_now('%d %b %Y') }}") + "{% endif %}"
+    old = "{{ m['content'] | trim }}"
+    assert old in template.read_text()
+    template.write_text(template.read_text().replace(old, says + old))
+    write_recipe(repo, "llama")
+    assert "6 rows are what the tokenizer's chat template renders" in verdict(
+        inspect(repo, model="llama")[0], "template"
+    )
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -82,12 +83,13 @@ class Hub(ThreadingHTTPServer):
 
     Endpoints and headers as the pinned huggingface_hub uses them: GET /api/models/REPO/revision/REV answers with
     `sha` and `siblings`; HEAD and GET /REPO/resolve/COMMIT/FILE carry X-Repo-Commit, ETag and Content-Length, and
-    GET honours Range; /api/datasets/REPO and /datasets/REPO alike. It can break off a transfer and move `main`.
+    GET honours Range; /api/datasets/REPO and /datasets/REPO alike. It can break off a transfer, move
+    `main` and refuse to answer.
     """
 
     def __init__(self, files: dict[str, bytes]):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.files, self.main, self.break_at = files, COMMIT, 0
+        self.files, self.main, self.break_at, self.status = files, COMMIT, 0, 200
         self.seen: list[tuple[str, str, str | None, str | None]] = []
         self.broken = 0
 
@@ -118,6 +120,9 @@ class Handler(BaseHTTPRequestHandler):
         if path.startswith(known):
             revision = path.partition("/revision/")[2] or "main"
             sha = hub.main if revision == "main" else revision
+            if hub.status != 200:
+                self.reply(hub.status, b"{}")
+                return
             if sha not in (COMMIT, LATER):
                 self.reply(404, b"{}", {"X-Error-Code": "RevisionNotFound"})
                 return
@@ -132,14 +137,14 @@ class Handler(BaseHTTPRequestHandler):
                 return
             self.reply(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
             return
-        name = path.partition(f"/resolve/{COMMIT}/")[2]
-        if name not in hub.files:
+        commit, _, name = path.partition("/resolve/")[2].partition("/")
+        if name not in hub.files or commit not in (COMMIT, LATER):
             self.reply(404, b"", {"X-Error-Code": "EntryNotFound"})
             return
         content = hub.files[name]
         headers = {
             "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
-            "X-Repo-Commit": COMMIT,
+            "X-Repo-Commit": commit,
             "Accept-Ranges": "bytes",
         }
         asked = self.headers.get("Range")
@@ -221,6 +226,191 @@ def test_hub_errors_name_the_remedy(repo: Repo, hub: Hub, tmp_path: Path) -> Non
     failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), "cannot be reached", "HF_ENDPOINT")
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (401, ("the hub answers 401", "accept its licence", "HF_TOKEN")),
+        (403, ("the hub answers 403", "accept its licence", "HF_TOKEN")),
+        (429, ("the hub answers 429", "run it again later", "MODEL_SRC=dir")),
+        (503, ("the hub answers 503", "run it again later", "MODEL_SRC=dir")),
+        ("offline", ("HF_HUB_OFFLINE is set", "MODEL_SRC=dir")),
+        ("gone", ("cannot be reached", "HF_ENDPOINT", "MODEL_SRC=dir")),
+    ],
+)
+def test_a_hub_that_does_not_answer_leaves_nothing_behind(
+    repo: Repo, hub: Hub, tmp_path: Path, status: int | str, words: tuple[str, ...]
+) -> None:
+    """Of a pinned revision, for which nothing had to be asked: an empty folder was taken for the model, for good."""
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    env = hub_env(hub, tmp_path)
+    if isinstance(status, int):
+        hub.status = status
+    else:
+        env |= {"HF_HUB_OFFLINE": "1"} if status == "offline" else {"HF_ENDPOINT": "http://127.0.0.1:9"}
+    for _ in range(2):
+        failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), *words)
+        assert not list((repo.work / "models").glob("Qwen*"))
+    hub.status = 200
+    ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
+    assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
+
+
+def test_a_download_that_was_begun_of_another_revision_is_begun_anew(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    hub.break_at = 20_000
+    failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)), "download stopped")
+    repo.edit("recipes/qwen1.5b.env", COMMIT, LATER)
+    hub.break_at = 0
+    hub.files["config.json"] = hub.files["config.json"].replace(b"{", b'{"note": "later", ', 1)
+    out = ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
+    folder = repo.work / "models/Qwen2.5-Math-1.5B"
+    assert "another revision is asked for now" in out and repo.done(folder)["revision"] == LATER
+    assert json.loads((folder / "config.json").read_text())["note"] == "later"
+    assert not list(folder.parent.glob("*.download*"))
+
+
+def test_what_comes_is_held_against_the_listing(repo: Repo, hub: Hub, tmp_path: Path, monkeypatch) -> None:
+    """As when the library is content with less than what is asked for."""
+    import huggingface_hub
+
+    import hub as downloads
+
+    def part_of_it(repo_id: str, local_dir: Path, **_: object) -> None:
+        local_dir.mkdir(exist_ok=True)
+        (local_dir / "config.json").write_bytes(b"{}")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", part_of_it)
+    files = {"config.json": 2, "model.safetensors": 9}
+    monkeypatch.setattr(downloads, "listing", lambda *_: (COMMIT, files))
+    with pytest.raises(Failure, match=r"model\.safetensors has not come whole; run it again"):
+        downloads.download("a/b", "main", tmp_path / "b", "model", ["*"])
+    files["config.json"] = 3
+    with pytest.raises(Failure, match=r"config\.json has not come whole"):
+        downloads.download("a/b", "main", tmp_path / "b", "model", ["*.json"])
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(Failure, match="has no file like"):
+        downloads.download("a/b", "main", tmp_path / "b", "model", ["*.bin"])
+
+
+def test_what_is_there_is_compared_with_what_is_asked(repo: Repo, hub: Hub, prepared: Repo, tmp_path: Path) -> None:
+    """Another revision and another owner are refused; further splits are fetched; the same again asks for nothing."""
+    source = prepared.work / "data/mini/source"
+    hub.files = {f"data/{p.name}": p.read_bytes() for p in source.glob("*.parquet")}
+    env, data = hub_env(hub, tmp_path), ("scripts/data.sh", "qwen7b", "1")
+    layer = "recipes/round1.env"
+    repo.edit(layer, "SPLITS=cot,tir,genselect", "SPLITS=cot")
+    assert "cot 200" in ok(repo.call(*data, **env, REPORT="none"))
+    folder = repo.work / "data/openmathreasoning"
+    assert [p.name for p in (folder / "source/data").iterdir()] == ["cot-00000-of-00001.parquet"]
+
+    shutil.rmtree(folder / "round1")
+    repo.edit(layer, "SPLITS=cot", "SPLITS=cot,tir")
+    hub.main = LATER  # the files that are there are of the commit that main was
+    hub.seen.clear()
+    assert "cot 200, tir 40" in ok(repo.call(*data, **env, REPORT="none"))
+    fetched = {path for command, path, *_ in hub.seen if command == "GET" and "/resolve/" in path}
+    assert f"/datasets/nvidia/OpenMathReasoning/resolve/{COMMIT}/data/tir-00000-of-00001.parquet" in fetched
+    assert not any(f"/resolve/{LATER}/" in path for path in fetched)
+
+    shutil.rmtree(folder / "round1")
+    repo.edit(layer, "DATASET_REVISION=main", f"DATASET_REVISION={LATER}")
+    failed(repo.call(*data, **env), f"at main ({COMMIT[:12]}), not at {LATER[:12]}", "move", "away")
+    repo.edit(layer, f"DATASET_REVISION={LATER}", f"DATASET_REVISION={COMMIT}")
+    hub.seen.clear()
+    assert "cot 200, tir 40" in ok(repo.call(*data, **env, REPORT="none"))
+    assert hub.seen == []
+
+    shutil.rmtree(folder / "round1")
+    repo.edit(layer, "DATASET=nvidia/OpenMathReasoning", "DATASET=fork/OpenMathReasoning")
+    failed(repo.call(*data, **env), "holds nvidia/OpenMathReasoning, not fork/OpenMathReasoning")
+
+
+# --- a model that is here ----------------------------------------------------------------------------------------
+
+
+def published(hub: Hub, folder: Path) -> Path:
+    """The files of the hub's model as a plain folder."""
+    folder.mkdir(parents=True)
+    for name, content in hub.files.items():
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def taken(repo: Repo, hub: Hub, revision: str) -> None:
+    """The model is complete, patched, and of these very weights."""
+    folder = repo.work / "models/Qwen2.5-Math-1.5B"
+    assert repo.done(folder)["revision"] == revision
+    assert model.loaded_rope(folder) == (500000.0, 131072)
+    assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
+    assert (folder / "config.original.json").read_bytes() == hub.files["config.json"]
+    assert not (folder / "model.bin").exists() or revision == "local"
+
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
+CALL = ("make", "-s", "model", "MODEL=qwen1.5b")
+
+
+def test_a_model_from_a_folder(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    source = published(hub, tmp_path / "given")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()}
+    out = ok(repo.call(*CALL, f"MODEL_SRC={source}", **OFFLINE))
+    assert f"taking {source}, revision local" in out
+    taken(repo, hub, "local")
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in source.iterdir()} == before
+    assert (source / "model.safetensors").samefile(repo.work / "models/Qwen2.5-Math-1.5B/model.safetensors")
+    assert "already there" in ok(repo.call(*CALL, f"MODEL_SRC={source}", **OFFLINE))
+
+
+@pytest.mark.parametrize("inner", ["", "hub"])
+def test_a_model_from_the_hubs_cache(repo: Repo, hub: Hub, tmp_path: Path, inner: str) -> None:
+    """Its snapshot of the recipe's revision, or of what a moving one was; another one is not taken for it."""
+    cache = tmp_path / "hf" / inner / "models--Qwen--Qwen2.5-Math-1.5B"
+    blobs = published(hub, cache / "blobs")
+    (cache / "refs").mkdir()
+    (cache / "refs/main").write_text(COMMIT)
+    snapshot = cache / "snapshots" / COMMIT
+    snapshot.mkdir(parents=True)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(Path("../../blobs") / path.name)
+    env = OFFLINE | {"MODEL_SRC": tmp_path / "hf"}
+    pinned = "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2"
+    failed(repo.call(*CALL, **env), f"no snapshot of revision {pinned}", COMMIT)
+    repo.edit("recipes/qwen1.5b.env", pinned, "main" if inner else COMMIT)
+    ok(repo.call(*CALL, **env))
+    taken(repo, hub, COMMIT)
+    assert not (repo.work / "models/Qwen2.5-Math-1.5B/model.safetensors").is_symlink(), "containers see only WORK"
+
+
+def test_a_model_that_was_copied_to_its_place_or_is_named_by_path(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    published(hub, repo.work / "models/Qwen2.5-Math-1.5B")
+    assert "put there by hand" in ok(repo.call(*CALL, **OFFLINE))
+    taken(repo, hub, "local")
+    shutil.rmtree(repo.work / "models")
+    source = published(hub, tmp_path / "at/Qwen2.5-Math-1.5B")
+    repo.edit("recipes/qwen1.5b.env", "BASE_MODEL=Qwen/Qwen2.5-Math-1.5B", f"BASE_MODEL={source}")
+    ok(repo.call(*CALL, **OFFLINE))
+    taken(repo, hub, "local")
+
+
+def test_a_folder_that_is_not_the_whole_model_is_refused(repo: Repo, hub: Hub, tmp_path: Path) -> None:
+    source = published(hub, tmp_path / "given")
+    weights = source / "model.safetensors"
+    weights.write_bytes(hub.files["model.safetensors"][:-10])
+    failed(repo.call(*CALL, f"MODEL_SRC={source}", **OFFLINE), "truncated")
+    weights.rename(source / "model-00001-of-00002.safetensors")
+    (source / "model-00001-of-00002.safetensors").write_bytes(hub.files["model.safetensors"])
+    failed(repo.call(*CALL, f"MODEL_SRC={source}", **OFFLINE), "1 of the 2 files model")
+    (source / "model-00001-of-00002.safetensors").unlink()
+    failed(repo.call(*CALL, f"MODEL_SRC={source}", **OFFLINE), "has no safetensors file")
+    failed(
+        repo.call(*CALL, f"MODEL_SRC={tmp_path}", **OFFLINE), "no config.json and no models--Qwen--Qwen2.5-Math-1.5B"
+    )
+    failed(repo.call(*CALL, f"MODEL_SRC={tmp_path}/none", **OFFLINE), "is not a folder")
+    assert not (repo.work / "models/Qwen2.5-Math-1.5B").exists()
+    (repo.work / "models/Qwen2.5-Math-1.5B").mkdir(parents=True)
+    failed(repo.call(*CALL, **OFFLINE), "has no config.json; complete it")
+
+
 def test_an_unpatchable_download_is_refused(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     config = json.loads(hub.files["config.json"]) | {"rope_theta": 1000000.0}
@@ -243,7 +433,13 @@ def test_a_data_set_comes_from_the_hub(repo: Repo, hub: Hub, prepared: Repo, tmp
     out = ok(repo.call("scripts/data.sh", "qwen7b", "1", **hub_env(hub, tmp_path)))
     assert "cot 200, tir 40, genselect 20" in out
     folder = repo.work / "data/openmathreasoning"
-    assert (folder / "source/REVISION").read_text().strip() == COMMIT
+    assert json.loads((folder / "source/DOWNLOAD").read_text()) == {
+        "repo": "nvidia/OpenMathReasoning",
+        "kind": "dataset",
+        "revision": "main",
+        "commit": COMMIT,
+        "patterns": sorted(f"{at}{split}-*" for split in ("cot", "tir", "genselect") for at in ("", "data/")),
+    }
     assert not (folder / "source/data/additional_problems-00000-of-00001.parquet").exists()
     ours, theirs = folder / "round1/cot.jsonl", prepared.work / "data/mini/round1/cot.jsonl"
     assert ours.read_bytes() == theirs.read_bytes()
@@ -258,7 +454,7 @@ def test_the_filters_tokenizer_comes_from_the_hub_once(repo: Repo, hub: Hub, pre
         out = ok(repo.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, **hub_env(hub, tmp_path)))
         assert ("already there" in out) == again
     folder = repo.work / "tokenizers/Qwen2.5-14B"
-    assert sorted(p.name for p in folder.iterdir()) == ["REVISION", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["DOWNLOAD", "tokenizer.json", "tokenizer_config.json"]
     fetched = [path for command, path, *_ in hub.seen if command == "GET" and "/resolve/" in path]
     assert sorted(fetched) == [
         f"/Qwen/Qwen2.5-14B/resolve/{COMMIT}/{n}.json" for n in ("tokenizer", "tokenizer_config")

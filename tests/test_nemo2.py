@@ -23,6 +23,8 @@ from lib import Failure, recipe_hash, write_done
 MODELS = ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
 ROUNDS = ("nemo2", "published")
 # Called as a Python: for the launcher it is torchrun, for nemo2.py NeMo's.
+# Every letter is the same token.
+TOKENIZER = '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "a"}}'
 STAND_IN = r"""#!/bin/bash
 printf '%s\n' "$*" >>"$CALLS"
 [[ -z ${FAIL:-} || $* != *"$FAIL"* ]] || { echo "RuntimeError: no $FAIL today" >&2; exit 3; }
@@ -196,6 +198,52 @@ def test_a_checkpoint_counts_when_nemo_would_resume_from_it(tmp_path: Path) -> N
     assert checkpoints.saved_steps("nemo2", tmp_path / "none") == {}
 
 
+def test_a_killed_link_leaves_nothing_that_stops_the_next(tmp_path: Path) -> None:
+    """NeMo refuses a run whose only -last is unfinished, for ever; of two it takes the one that was changed last."""
+    first = tmp_path / "loss=0.52-step=10-last"
+    first.mkdir()
+    (first / "weights").mkdir()
+    marker = tmp_path / f"{first.name}-unfinished"
+    marker.touch()
+    (tmp_path / "loss=0.9-step=5-last-unfinished").touch()  # killed before the folder was made
+    checkpoints.clean_nemo2(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    for step, changed in ((20, 1e9), (30, 5e8)):
+        folder = tmp_path / f"loss=0.4-step={step}-last"
+        folder.mkdir()
+        os.utime(folder, (changed, changed))
+    (tmp_path / "training.jsonl").touch()
+    checkpoints.clean_nemo2(tmp_path)
+    newest, other = (tmp_path / f"loss=0.4-step={step}-last" for step in (30, 20))
+    assert newest.stat().st_mtime > other.stat().st_mtime == 1e9 and (tmp_path / "training.jsonl").is_file()
+    checkpoints.clean_nemo2(tmp_path / "none")
+
+
+def test_a_link_cleans_before_it_trains(ready: Repo) -> None:
+    folder = ready.work / "runs/llama3-lora/roundpublished/train/checkpoints/loss=0.5-step=2-last"
+    folder.mkdir(parents=True)
+    folder.with_name(f"{folder.name}-unfinished").touch()
+    assert "removed loss=0.5-step=2-last, which a killed link left" in ok(engine(ready, "engine_train"))
+    assert not list(folder.parent.glob("*step=2-*"))
+
+
+def facts() -> list[dict]:
+    return json.loads((ROOT / "tests/nemo2_facts.json").read_text())["facts"]
+
+
+def test_what_is_read_of_nemo_is_on_record() -> None:
+    """Each literal that the code reads or writes of NeMo's stands in the file named, with both releases' lines."""
+    assert len(facts()) == len({(f["fact"]) for f in facts()}) == 26
+    for fact in facts():
+        assert fact["literal"] in (ROOT / fact["ours"]).read_text(), fact
+        assert fact["2.1.0"] > 0 and fact["2.3.1"] > 0 and fact["checked"], fact
+        assert fact["upstream"].startswith("nemo/") and fact["text"], fact
+    ours = "".join((ROOT / f"python/{name}.py").read_text() for name in ("nemo2", "nemo2_parts"))
+    named = {f["literal"] for f in facts()}
+    for name in ("training.jsonl", "validation.jsonl", "adapter_model.safetensors", "reduced_train_loss", "hf://"):
+        assert name in ours and any(name in literal for literal in named), name
+
+
 # --- a run ---------------------------------------------------------------------------------------------------------
 
 
@@ -213,13 +261,13 @@ def ready(repo: Repo, tmp_path: Path) -> Repo:
     write_done(paths.data, recipes.stage_keys(recipe, "data"), {}, rows={"all": 120}, outputs=files, bytes=sizes)
     paths.base.mkdir(parents=True)
     (paths.base / "config.json").write_text("{}")
-    (paths.base / "tokenizer.json").write_text('{"a": 1}')
+    (paths.base / "tokenizer.json").write_text(TOKENIZER)
     write_done(
         paths.base,
         {},
         {},
         outputs={"config.json": "0", "tokenizer.json": "1"},
-        bytes={"config.json": 2, "tokenizer.json": 8},
+        bytes={"config.json": 2, "tokenizer.json": len(TOKENIZER)},
     )
     python = tmp_path / "nemo-python"
     python.write_text(STAND_IN)
@@ -384,7 +432,7 @@ def test_an_adapter_names_its_base_and_has_its_tokenizer(ready: Repo, tmp_path: 
     nemo2.finish_export(recipe, paths, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config == {"r": 32, "base_model_name_or_path": "meta-llama/Meta-Llama-3-8B"}
-    assert (tmp_path / "tokenizer.json").read_text() == '{"a": 1}' and not (tmp_path / "config.json").exists()
+    assert (tmp_path / "tokenizer.json").read_text() == TOKENIZER and not (tmp_path / "config.json").exists()
 
 
 def test_all_weights_have_the_base_models_configuration(ready: Repo, tmp_path: Path) -> None:
@@ -421,4 +469,6 @@ def test_the_real_classes_take_the_configurations() -> None:
     if "pip could not install" in result.stderr:
         missing(result.stderr.strip())
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
-    assert result.stdout.count(" arguments\n") == 8 and "links: ended" in result.stdout
+    assert result.stdout.count(" arguments\n") == 8
+    for part in ("record: 26 ", "resume: an unfinished checkpoint stops NeMo until it is removed", "links: ended"):
+        assert part in result.stdout

@@ -48,11 +48,15 @@ def image(folder: Path) -> dict[str, str]:
         f'#!/bin/sh\nPYTHONPATH="{folder}/nemo-rl:{ROOT}/python/inside" exec "{STANDIN}/bin/python" "$@"\n'
     )
     python.chmod(0o755)
+    (folder / "bin").mkdir()
+    for name in ("python", "ray"):  # which find Megatron for a CPU; PYTHONPATH of the job's environment does not count
+        program = folder / "bin" / name
+        program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}/python/inside" exec "{STANDIN}/bin/{name}" "$@"\n')
+        program.chmod(0o755)
     return {
         "NEMO_RL_DIR": str(folder / "nemo-rl"),
         "NEMO_RL_VENV_DIR": str(folder / "venvs"),
-        "PATH": f"{STANDIN}/bin:{os.environ['PATH']}",
-        "PYTHONPATH": f"{ROOT}/python/inside",  # where the driver finds Megatron for a CPU
+        "PATH": f"{folder}/bin:{STANDIN}/bin:{os.environ['PATH']}",
         "RAY_CPUS": "3",  # of each of four nodes on one small machine
         "CONTAINER_RUNTIME": "none",
     }

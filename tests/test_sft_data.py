@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import arithmetic
+import clock
 import sft_filters
 import sft_options
 from conftest import Repo, failed, ok
@@ -44,7 +45,7 @@ class Tool:
         self.input = folder / "in.jsonl"
 
     def call(
-        self, *options: object, work: Path | None = None, block: int | None = None
+        self, *options: object, work: Path | None = None, block: int | None = None, **env: str
     ) -> subprocess.CompletedProcess[str]:
         self.runs += 1
         self.work = work or self.folder / f"work{self.runs}"
@@ -54,7 +55,7 @@ class Tool:
         options = ("--name", "x", "--work", self.work, *options)
         if "--input-files" not in options and "--preprocessed-dataset-files" not in options:
             options += ("--input-files", self.input)
-        return self.repo.call(sys.executable, *start, *options, PYTHONPATH=self.repo.root / "python")
+        return self.repo.call(sys.executable, *start, *options, **{"PYTHONPATH": str(self.repo.root / "python")} | env)
 
     def make(self, *options: object, **more: Any) -> list[Row]:
         """The rows that come out."""
@@ -242,7 +243,7 @@ def test_majority_filter(tool: Tool) -> None:
     assert tool.outputs("--majority-filter", "--min-majority-percentage", 0.5) == ["0", "3", "none"]
     assert tool.done()["dropped"]["majority_filter"] == 2
     write(tool.input, generation("a", majority_votes="many", total_votes=1))
-    failed(tool.call("--majority-filter", "--min-majority-votes", 1), f"{tool.input}:1: majority_votes or total_votes")
+    failed(tool.call("--majority-filter", "--min-majority-votes", 1), f"{tool.input}:1: field 'majority_votes' is")
 
 
 def test_contaminated_problems_are_dropped(tool: Tool, tmp_path: Path) -> None:
@@ -387,12 +388,114 @@ def test_grades_decide(tool: Tool) -> None:
     rows += [{"problem": "p", "generation": "u"}, {}, generation("late", judgement="Judgement: No. Judgement:\n yes")]
     write(tool.input, *rows)
     assert tool.outputs() == ["r", "late"]
-    assert {k: v for k, v in tool.done()["dropped"].items() if v} == {"empty": 1, "unlabeled": 1, "correctness": 2}
-    assert tool.outputs("--no-add-correct", "--add-incorrect") == ["w", "n"]
-    assert tool.outputs("--add-incorrect") == ["r", "w", "n", "late"]
+    assert {k: v for k, v in tool.done()["dropped"].items() if v} == {"empty": 1, "unlabeled": 2, "correctness": 1}
+    assert tool.outputs("--no-add-correct", "--add-incorrect") == ["w"]  # null: nobody said so
+    assert tool.outputs("--add-incorrect") == ["r", "w", "late"]
     assert tool.outputs("--use-judgement") == ["r", "late"]
-    assert tool.outputs("--use-judgement", "--add-incorrect", "--no-add-correct") == ["w", "n"]
+    assert tool.outputs("--use-judgement", "--add-incorrect", "--no-add-correct") == ["w"]
+    assert tool.done()["dropped"]["unreadable"] == 1
     assert tool.outputs("--add-unlabeled") == ["r", "w", "n", "u", "late"]
+
+
+@pytest.mark.parametrize(
+    "judgement,correct",
+    [
+        ("Judgement: Yes", True),
+        ("**Judgement**: Yes", True),
+        ("Judgement: **Yes**", True),
+        ("**Judgement: Yes.**", True),
+        ("judgement: yes", True),
+        ("JUDGEMENT: YES", True),
+        ("### Judgment:\n\n`Yes`", True),
+        ('Judgement: "yes"', True),
+        ("Reasoning: no doubt.\nJudgement: Yes, it is", True),
+        ("Judgement: No. On second thoughts, **Judgement**: yes", True),
+        ("**Judgement**: No", False),
+        ("Judgement: **no**", False),
+        ("Judgment: No, for 3 is not 4", False),
+        ("Judgement: Yes\nJudgement: No", False),
+        ("Judgement:", None),  # cut off
+        ("Judgement: Yes\nJudgement: ", None),
+        ("Judgement: Yes/No", None),  # the form that was asked for, not filled in
+        ("Judgement: yes or no", None),
+        ("Judgement: Yesterday", None),
+        ("Judgement: Not sure", None),
+        ("Yes", None),
+        ("", None),
+    ],
+)
+def test_verdicts_of_judges(judgement: str, correct: bool | None) -> None:
+    import sft_data
+
+    assert sft_data.is_correct(judgement) is correct
+
+
+def test_an_unreadable_verdict_is_neither_right_nor_wrong(tool: Tool) -> None:
+    """As in the field: half of the judges write in bold."""
+    bold = [generation(f"b{i}", judgement="**Judgement**: **Yes**") for i in range(2)]
+    rows = [*bold, generation("y", judgement="Judgement: Yes"), generation("n", judgement="**Judgement:** No")]
+    write(tool.input, *rows, generation("?", judgement="Judgement: it depends"))
+    output = ok(tool.call("--use-judgement", "--no-shuffle"))
+    assert [json.loads(line)["output"] for line in tool.text().splitlines()] == ["b0", "b1", "y"]
+    assert "1 judgements say neither Yes nor No" in output and "dropped 1 (unreadable)" in output
+    assert (tool.done()["dropped"]["unreadable"], tool.done()["dropped"]["correctness"]) == (1, 1)
+    assert tool.outputs("--use-judgement", "--add-incorrect") == ["b0", "b1", "y", "n"]
+    for wrong in (None, ["Yes"], 1):
+        write(tool.input, *rows, generation("?", judgement=wrong))
+        failed(tool.call("--use-judgement"), f"{tool.input}:5: no text in field 'judgement'")
+
+
+def test_a_grade_is_true_or_false_however_it_is_written(tool: Tool) -> None:
+    right = [True, 1, 1.0, "True", "true "]
+    wrong = [False, 0, 0.0, "False", "false"]
+    rows = [generation(f"r{i}", symbolic_correct=grade) for i, grade in enumerate(right)]
+    rows += [generation(f"w{i}", symbolic_correct=grade) for i, grade in enumerate(wrong)]
+    write(tool.input, *rows, generation("u", symbolic_correct=None))
+    assert tool.outputs() == ["r0", "r1", "r2", "r3", "r4"]
+    assert (tool.done()["dropped"]["unlabeled"], tool.done()["dropped"]["correctness"]) == (1, 5)
+    assert tool.outputs("--add-incorrect", "--no-add-correct") == ["w0", "w1", "w2", "w3", "w4"]
+    assert len(tool.outputs("--add-unlabeled")) == 11
+    for odd in ("yes", 2, [True], {"a": 1}):
+        write(tool.input, generation("a"), generation("b", symbolic_correct=odd))
+        failed(tool.call(), f"{tool.input}:2: field 'symbolic_correct' is", "neither true nor false")
+
+
+@pytest.mark.parametrize(
+    "fields,words",
+    [
+        ({"generation": None}, "no text in field 'generation'"),
+        ({"problem": 7}, "no text in field 'problem'"),
+        ({"expected_answer": [1, 2]}, "field 'expected_answer' is list, neither text nor number"),
+        ({"expected_answer": True}, "field 'expected_answer' is bool, neither text nor number"),
+        ({"finish_reason": 1}, "field 'finish_reason' is int, no text"),
+        ({"majority_votes": "5", "total_votes": 8}, "field 'majority_votes' is '5', no number"),
+        ({"majority_votes": 5, "total_votes": True}, "field 'total_votes' is True, no number"),
+    ],
+)
+def test_a_field_of_another_type_is_named(tool: Tool, fields: Row, words: str) -> None:
+    write(tool.input, generation("a"), generation("b") | fields)
+    failed(tool.call("--majority-filter", "--min-majority-votes", 1), f"{tool.input}:2: {words}")
+
+
+def test_an_answer_that_is_null_is_not_written_as_none(tool: Tool, chatml: Path, tmp_path: Path) -> None:
+    write(tool.input, generation("a", expected_answer=None, predicted_answer=None))
+    assert tool.make() == [{"input": "p", "output": "a"}]
+    assert tool.make("--tokenizer", chatml)[0]["output"] == "a<|im_end|>\n"
+    asks = tmp_path / "asks.yaml"
+    asks.write_text('user: "{problem} {expected_answer}"\n')
+    words = f"{tool.input}:1: field 'expected_answer' is null, which the prompt asks for"
+    failed(tool.call("--tokenizer", chatml, "--prompt-config", asks), words)
+
+
+def test_contaminated_is_true_or_false_however_it_is_written(tool: Tool, tmp_path: Path) -> None:
+    check = write(tmp_path / "check.jsonl", {"problem": "p", "contaminated": "False"})
+    write(tool.input, generation("a"))
+    options = ("--remove-contaminated", "--contamination-file", check)
+    assert tool.outputs(*options) == ["a"]
+    write(check, {"problem": "p", "contaminated": "maybe"})
+    failed(tool.call(*options), f"{check}:1: field 'contaminated' is 'maybe', neither true nor false")
+    write(check, {"problem": "p", "contaminated": None})
+    failed(tool.call(*options), f"{check}:1: no field 'contaminated'")
 
 
 def test_globs_keep_their_order_and_graded_files_come_first(tool: Tool, tmp_path: Path) -> None:
@@ -583,6 +686,33 @@ def test_rendering_is_that_of_autotokenizer(tmp_path: Path) -> None:
     )
     row = formatted(generation(" c ", "a\nb"), "--tokenizer", folder, "--chat-template-kwargs", '{"style": "short"}')
     assert row == {"input": asked, "output": whole.removeprefix(asked)} and "<s><|im_end|>short" in asked
+
+
+# The lines of Llama 3.2's template that put a date into every system block.
+DATED = (
+    "{% if not date_string is defined %}{% if strftime_now is defined %}"
+    "{% set date_string = strftime_now('%d %b %Y') %}{% else %}{% set date_string = '26 Jul 2024' %}{% endif %}"
+    "{% endif %}{% for m in messages %}{% if loop.first %}<|im_start|>system\nToday Date: {{ date_string }}"
+    "{{ strftime_now(' (%Y)') }}<|im_end|>\n{% endif %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_rows_are_the_same_on_every_day(tool: Tool, tmp_path: Path) -> None:
+    """Also where midnight passes between the prompt and the answer, which used to end the stage."""
+    folder = save_tokenizer(tmp_path / "t", DATED)
+    write(tool.input, generation("a"))
+    for day in ("2025-02-28", "2031-12-31"):
+        env = clock.environment(tmp_path / "clock", day, tool.repo.root / "python")
+        assert tool.make("--tokenizer", folder, **env) == [{
+            "input": "<|im_start|>system\nToday Date: 26 Jul 2024 (2024)<|im_end|>\n<|im_start|>user\np<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            "output": "a<|im_end|>\n",
+        }]  # fmt: skip
+    own = '{"date_string": "1 Jan 2030"}'
+    assert (
+        "Today Date: 1 Jan 2030 (2024)<" in tool.make("--tokenizer", folder, "--chat-template-kwargs", own)[0]["input"]
+    )
 
 
 def test_a_prompt_file_and_code_executions(tool: Tool, chatml: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import checkpoints
-from conftest import ROOT, Repo, failed, ok
+import status
+from conftest import ROOT, Repo, failed, ok, running_slurm
 from test_train import workers
 
 
@@ -109,11 +111,19 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
 
 
 def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
-    """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why."""
+    """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why.
+
+    Also where a site's default hands nothing of the environment to jobs: cluster.env has what is needed, and the job's
+    own step gets all that the job has.
+    """
+    (slurm.root / "cluster.env").write_text(f"WORK={slurm.work}\nVENV={slurm.env['VENV']}\nSAVE_RESERVE=600\n")
     command = ("sbatch", "--parsable", "--time=5", "sbatch/train.sbatch", "mini", "1")
-    job = Job(slurm, ok(slurm.call(*command, SAVE_RESERVE="600")).strip())
+    job = Job(slurm, ok(slurm.call(*command, SBATCH_EXPORT="NONE", WORK="/nowhere")).strip())
     assert job.wait(90) == "FAILED" and job.field("ExitCode") == "75:0", job.log()
     assert "SAVE_RESERVE=600 leaves nothing" in job.log() and "the link is over after step 1" in job.log()
+    assert (
+        f"nothing of the environment that it was queued from (SBATCH_EXPORT=NONE): WORK is {slurm.work}\n" in job.log()
+    )
     assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
@@ -251,3 +261,231 @@ def test_refusals_of_slurm_are_one_line(slurm: Repo) -> None:
     path = f"{fake}:{os.environ['PATH']}"
     failed(slurm.call("scripts/submit.sh", "train", "mini", "1", PATH=path), "refused the convert job (full)")
     assert ok(slurm.call("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%j")) == ""
+
+
+# --- the user's and the site's environment -------------------------------------------------------------------------
+
+# Each of these gives one of Slurm's programs an option, a filter or a format of the user's own.
+HOSTILE = {
+    "SLURM_TIME_FORMAT": "relative", "SQUEUE_USERS": "nobody", "SQUEUE_PARTITION": "nowhere", "SQUEUE_FORMAT": "%j",
+    "SQUEUE_STATES": "FAILED", "SQUEUE_SORT": "-i", "SACCT_FORMAT": "User", "SCONTROL_ALL": "1", "SCANCEL_NAME": "none",
+    "SBATCH_EXPORT": "NONE", "SLURM_EXPORT_ENV": "NONE", "SBATCH_ARRAY_INX": "1-2", "SBATCH_JOB_NAME": "mine",
+    "SBATCH_OUTPUT": "/dev/null", "SBATCH_WAIT": "1", "SBATCH_OPEN_MODE": "truncate", "SBATCH_NO_REQUEUE": "1",
+    "SBATCH_GPUS": "99", "SBATCH_TIMELIMIT": "5",
+    "SLURM_NTASKS": "3", "SLURM_NNODES": "3", "SLURM_MEM_PER_CPU": "1", "SLURM_MEM_PER_NODE": "1", "SLURM_LABELIO": "1",
+    "SLURM_STDOUTMODE": "none", "SLURM_DISTRIBUTION": "plane=7", "SLURM_CPU_BIND": "map_cpu:99",
+    "SLURM_KILL_BAD_EXIT": "0", "SLURM_THREADS": "9", "SLURM_WAIT": "1", "SLURM_UNBUFFEREDIO": "1",
+    "SRUN_EXPORT_ENV": "NONE", "SRUN_CPUS_PER_TASK": "99",
+}  # fmt: skip
+
+
+def script(folder: Path, name: str, text: str) -> str:
+    """Write a program `name` that goes before the real one; returns the PATH in which it does."""
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/bash\n{text}\n")
+    (folder / name).chmod(0o755)
+    return f"{folder}:{os.environ['PATH']}"
+
+
+def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
+    """A link in WORK of the command line, that knows its end and is known by its name; a second chain is refused.
+
+    SBATCH_TIMELIMIT is one of those that users set for all of their jobs: it goes on working. LINK_END reaches the
+    process that trains, through sbatch and srun, or the link would not end after its first step.
+    """
+    (slurm.root / "start").write_text('echo Welcome; cd() { builtin cd "$@" && echo Moved; }; export -f cd\n')
+    hostile = HOSTILE | {"BASH_ENV": str(slurm.root / "start"), "CDPATH": "."}
+    ok(slurm.call("scontrol", "update", "partition=batch", "state=down"))
+    try:
+        [(name, train), *others] = submit(slurm, JOBS=1, SAVE_RESERVE="600", **hostile)
+        assert (name, len(others)) == ("train", 6)
+        failed(
+            slurm.call("scripts/submit.sh", "train", "mini", "1", **hostile),
+            f"job {train.id} of this run is still PENDING",
+        )
+        shown = ok(slurm.call("scripts/status.sh", "mini", "1", **hostile))
+        assert re.search(rf"^train +pending .*{train.id}:pending", shown, re.MULTILINE), shown
+    finally:
+        ok(slurm.call("scontrol", "update", "partition=batch", "state=up"))
+    assert train.wait(90) == "FAILED" and train.field("ExitCode") == "75:0", train.log()
+    assert [train.field(key) for key in ("JobName", "TimeLimit", "Requeue")] == ["train-mini-1", "00:05:00", "1"]
+    assert train.field("StdOut") == str(slurm.run_dir() / "logs" / f"train-{train.id}.out")
+    assert "SAVE_RESERVE=600 leaves nothing" in train.log() and "the link is over after step 1" in train.log()
+    assert f"code {slurm.run_dir()}/code/" in train.log()
+    assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
+
+
+def test_an_end_that_cannot_be_read_is_an_error(slurm: Repo) -> None:
+    """squeue goes before the variable of the job's start; either will do; a job without a limit has no end."""
+    path = script(slurm.root / "bin", "squeue", 'echo Welcome; echo "${ANSWER-}"')
+    job_end = (". scripts/lib.sh; sleep() { :; }; job_end",)
+
+    def end(**env: str) -> subprocess.CompletedProcess[str]:
+        return slurm.call("bash", "-c", *job_end, PATH=path, SLURM_JOB_ID="7", **env)
+
+    assert ok(end(ANSWER="1795698332")) == "1795698332\n"
+    assert ok(end(ANSWER="1795698332", SLURM_JOB_END_TIME="1795690000")) == "1795698332\n"
+    assert ok(end(ANSWER="13:05:32", SLURM_JOB_END_TIME="1795690000")) == "1795690000\n"
+    assert ok(end(ANSWER="N/A")) == ""
+    for answer in ("13:05:32", "26 Nov 2027", ""):
+        failed(end(ANSWER=answer), "the end of job 7 cannot be read", "set SAVE_RESERVE=0")
+
+
+def test_sbatch_that_talks(slurm: Repo) -> None:
+    """A site's wrapper: the chain is queued all the same. One that says no number leaves nothing queued."""
+    banner = 'echo "*** Maintenance on day 12 ***"; echo 42 projects'
+    real = shutil.which("sbatch")
+    path = script(slurm.root / "bin", "sbatch", f'{banner}; {real} --hold "$@"; s=$?; echo "Have a nice day"; exit $s')
+    jobs = submit(slurm, JOBS=1, PATH=path)
+    assert [name for name, _ in jobs] == ["train", "convert", "convert", "convert", "average", "eval", "results"]
+    assert [job.field("JobName").split("-")[0] for _, job in jobs] == [name for name, _ in jobs]
+    ok(slurm.call("scancel", *(job.id for _, job in jobs)))
+
+    quiet = f'{banner}; case "$*" in *convert*) {real} --hold "$@" >/dev/null;; *) {real} --hold "$@";; esac'
+    path = script(slurm.root / "bin", "sbatch", quiet)
+    other = ok(
+        slurm.call("sbatch", "--parsable", "--hold", "--job-name=train-mini-1", "sbatch/train.sbatch", "mini", "1")
+    ).strip()
+    failed(
+        slurm.call("scripts/submit.sh", "train", "mini", "1", PATH=path),
+        "sbatch gave no number for the convert job (*** Maintenance on day 12 ***)", "nothing is queued",
+    )  # fmt: skip
+    assert ok(slurm.call("squeue", "-h", "-t", "PENDING,RUNNING", "-o", "%i")) == f"{other}\n"
+    ok(slurm.call("scancel", other))
+
+
+@pytest.mark.parametrize("launcher", [("srun", "-n1"), ("salloc", "-n2", "--mem-per-cpu=100")])
+def test_a_link_inside_an_allocation(slurm: Repo, launcher: tuple[str, ...]) -> None:
+    """In a step, and in salloc's shell: the link neither waits for them nor takes their options."""
+    command = (*launcher, "bash", "sbatch/train.sbatch", "mini", "1")
+    result = slurm.call(*command, timeout=120, LINK_STEPS=1, LAUNCHER="local")
+    assert "the link is over after step 1" in result.stdout, result.stdout + result.stderr
+    assert result.returncode == 75
+
+
+def test_a_chain_queued_inside_an_allocation(slurm: Repo) -> None:
+    """The job's own step does not take over the memory, tasks and binding of the one around it."""
+    around = ("salloc", "-n2", "--cpus-per-task=2", "--mem=1000", "srun", "-n1", "--mem=500")
+    ok(
+        slurm.call(
+            *around, "scripts/submit.sh", "train", "mini", "1", JOBS=1, LINK_STEPS=1, SBATCH_MEM_PER_CPU=10, timeout=60
+        )
+    )
+    chain = (slurm.run_dir() / "chain.tsv").read_text().splitlines()
+    train = Job(slurm, chain[0].split("\t")[2])
+    assert train.wait(90) == "FAILED" and train.field("ExitCode") == "75:0", train.log()
+    assert "the link is over after step 1" in train.log() and train.field("MinMemoryCPU") == "10M"
+
+
+def test_the_last_errors_are_slurms_own_too(slurm: Repo) -> None:
+    path = script(
+        slurm.root / "bin",
+        "srun",
+        'echo "srun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_NODE are exclusive" >&2; exit 1',
+    )
+    result = slurm.call("salloc", "bash", "sbatch/train.sbatch", "mini", "1", PATH=path)
+    assert "\nsrun: fatal: SLURM_MEM_PER_CPU and SLURM_MEM_PER_NODE are exclusive\n" in result.stdout
+
+
+def test_a_step_has_the_gpus_of_either_form(slurm: Repo) -> None:
+    outer = '. scripts/lib.sh; gpus_option 2; slurm salloc -N1 "${GPUS_OPTION[@]}"'
+    inner = (
+        '. scripts/lib.sh; gpus_option 2; step --nodes=1 --ntasks=1 "${GPUS_OPTION[@]}" printenv CUDA_VISIBLE_DEVICES'
+    )
+    for form in ("gres", "gpus-per-node"):
+        assert ok(slurm.call("bash", "-c", f"{outer} bash -c '{inner}'", GPUS_FLAG=form)) == "0,1\n"
+
+
+def test_ray_has_a_folder_by_user_and_job(repo: Repo, tmp_path: Path) -> None:
+    """Not /tmp/ray, which may be another user's; removed at the end; short enough for a socket."""
+    path = script(tmp_path / "bin", "ray", 'printf "%s\\n" "$RAY_TMPDIR" >"$SEEN"; touch "$RAY_TMPDIR/file"; exit 1')
+    tmp = Path(tempfile.mkdtemp(dir="/tmp", prefix="r"))
+    logs, seen = tmp_path / "logs", tmp_path / "seen"
+    logs.mkdir()
+    (logs / "canary").write_text("12345678-99")
+    env = {"RAY_CANARY": "12345678-99", "RAY_HEAD": "127.0.0.1", "RAY_PORT": "9", "RAY_NODES": "1", "RAY_GPUS": "1"}
+    env |= {"RAY_CPUS": "2", "RAY_TRIES": "1", "SLURM_JOB_UID": "1000123", "SEEN": str(seen), "PATH": path}
+
+    def head(folder: Path) -> subprocess.CompletedProcess[str]:
+        (logs / "failed").unlink(missing_ok=True)
+        return repo.call("scripts/ray.sh", logs, "true", RAY_TMPDIR=folder, **env)
+
+    try:
+        assert "Ray did not start on the head" in head(tmp).stdout
+        assert seen.read_text() == f"{tmp}/ray-1000123/12345678\n"
+        assert not (tmp / "ray-1000123/12345678").exists() and (tmp / "ray-1000123").stat().st_mode & 0o777 == 0o700
+        os.chown(tmp / "ray-1000123", 65534, 65534)
+        assert head(tmp).returncode == 1
+        assert f"{tmp}/ray-1000123 is not yours; set RAY_TMPDIR" in (logs / "failed").read_text()
+        assert head(tmp / ("x" * 20)).returncode == 1 and "too long for Ray's sockets" in (logs / "failed").read_text()
+    finally:
+        shutil.rmtree(tmp)
+
+
+# sacct -n -X -P -o JobID,State,ExitCode of Slurm 22.05.8 with slurmdbd, of jobs that completed, failed, were cancelled
+# by a user and by a dependency, lost their node, and wait since they were requeued.
+SACCT = "1|COMPLETED|0:0\n2|FAILED|3:0\n3|CANCELLED by 0|0:0\n4|CANCELLED|0:0\n6|NODE_FAIL|0:0\n5|PENDING|0:0\n"
+
+
+def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
+    """squeue knows nothing any more, sacct does; and without accounts the state is left out, as before."""
+    bin_ = copy.root / "bin"
+    path = script(bin_, "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+    script(bin_, "sacct", f"echo Welcome; [[ -z ${{SACCT_FORMAT:-}} ]] && printf '{SACCT}'".replace("\n", "\\n"))
+    copy.run_dir().mkdir(parents=True)
+    rows = [("train", 2), ("train", 6), ("convert", 1), ("average", 3), ("eval", 4), ("results", 5)]
+    (copy.run_dir() / "chain.tsv").write_text("".join(f"2026-01-01T00:00:00\t{name}\t{id_}\n" for name, id_ in rows))
+    out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path, SACCT_FORMAT="User"))
+    assert re.search(r"^train +node_fail +step 0/60, saved 0 +2:failed 6:node_fail$", out, re.MULTILINE), out
+    assert re.search(r"^average +cancelled +3:cancelled$", out, re.MULTILINE) and "note:" not in out
+    assert re.search(r"^results +- +5:$", out, re.MULTILINE), out
+    assert f"local keep='{status.KEPT}'" in (ROOT / "scripts/slurm.sh").read_text()
+    script(bin_, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
+    out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path))
+    assert re.search(r"^average +- +3:$", out, re.MULTILINE), out
+
+
+@pytest.mark.slow
+def test_status_from_real_accounts(copy: Repo) -> None:
+    """slurmdbd's own answer, under variables that would change it, once squeue knows nothing any more."""
+    copy.run_dir().mkdir(parents=True)
+    with running_slurm(nodes=1, ACCOUNTS="yes") as env:
+        copy.env |= env
+        commands = (("train", "exit 3"), ("convert", "true"), ("average", "true"))
+        ids = [ok(copy.call("sbatch", "--parsable", "--wrap", command)).strip() for _, command in commands[:2]]
+        ids.append(ok(copy.call("sbatch", "--parsable", "--hold", "--wrap", "true")).strip())
+        ok(copy.call("scancel", ids[2]))
+        for id_ in ids:
+            Job(copy, id_).wait(60)
+        rows = [f"2026-01-01T00:00:00\t{name}\t{id_}\n" for (name, _), id_ in zip(commands, ids, strict=True)]
+        (copy.run_dir() / "chain.tsv").write_text("".join(rows))
+        path = script(copy.root / "bin", "squeue", 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1')
+
+        def status() -> str:
+            return ok(
+                copy.call("scripts/status.sh", "mini", "1", PATH=path, SACCT_FORMAT="User", SLURM_TIME_FORMAT="%s")
+            )
+
+        want = [rf"train +failed .* {ids[0]}:failed", rf"convert +completed .* {ids[1]}:completed"]
+        want.append(rf"average +cancelled +{ids[2]}:cancelled")
+        wait_until(lambda: all(re.search(f"^{line}$", status(), re.MULTILINE) for line in want), 30, status)
+
+
+def test_a_cluster_without_gres(copy: Repo) -> None:
+    """GPUs that Slurm does not count: it refuses to give some, and takes a chain with GPUS_FLAG=none."""
+    copy.derive("gpu", DEVICE="gpu")
+    for name in ("data", "models"):
+        (copy.work / name / "gpu").symlink_to("mini")
+    port = int(os.environ.get("PORT_BASE", 26800)) + 40  # beside the module's own
+    with running_slurm(nodes=1, GRES="none", PORT_BASE=str(port)) as env:
+        copy.env |= env
+        command = ("scripts/submit.sh", "train", "gpu", "1")
+        failed(copy.call(*command), "sbatch refused the train job (")
+        out = ok(
+            copy.call(*command, GPUS_FLAG="none", SBATCH_ARGS="--hold --comment=a=b", SBATCH_WAIT="1", SBATCH_QOS="x")
+        )
+        assert "] of the environment these do not count: SBATCH_WAIT; more options go in SBATCH_ARGS\n" in out
+        jobs = [line.split("\t")[2] for line in (copy.run_dir("gpu") / "chain.tsv").read_text().splitlines()]
+        assert len(jobs) == 8
+        for id_ in jobs:
+            assert Job(copy, id_).field("Comment") == "a=b" and Job(copy, id_).field("JobState") == "PENDING"

@@ -23,8 +23,12 @@ torchrun_link() {
     if [[ -n ${SLURM_JOB_ID:-} ]]; then
         [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
             usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
-        head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-        launch=(srun --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task="$SLURM_CPUS_ON_NODE")
+        head=$(job_hosts | sed -n 1p)
+        launch=(step --nodes="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task="$(job_cpus)")
+        if [[ -n ${SLURM_GPUS_ON_NODE:-} && $DEVICE == gpu ]]; then
+            gpus_option "$GPUS_PER_NODE"
+            launch+=("${GPUS_OPTION[@]}")
+        fi
         torchrun=(
             --nnodes "$NODES"
             --rdzv-backend c10d
@@ -49,6 +53,7 @@ torchrun_link() {
     torchrun=("$BOX_PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0 "${torchrun[@]}")
     launch+=("${SRUN_CONTAINER[@]}" "${BOX[@]}")
 
+    cd -- "$ROOT" # python -m looks there first: in the caller's folder may be a queue.py
     log "train: engine log $file"
     set +e
     # tee and grep outlive a Ctrl-C: the engine answers it with a checkpoint, whose lines still belong in the log.
@@ -58,7 +63,7 @@ torchrun_link() {
     set -e
     if ((status != 0)); then
         log "train: the launcher ended with status $status; last errors in its log:"
-        grep -aE '(Error|Signal|Killed)' "$file" | tail -n 3 | cut -c 1-300
+        grep -aE '(Error|Signal|Killed|error: |fatal: )' "$file" | tail -n 3 | cut -c 1-300
     fi
     return "$status"
 }

@@ -62,17 +62,17 @@ engine_convert() {
 # run_inside WORD...: one process in the container, on this node.
 run_inside() {
     local launch=()
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(srun --nodes=1 --ntasks=1 --overlap "${SRUN_CONTAINER[@]}"); fi
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(step --nodes=1 --ntasks=1 "${SRUN_CONTAINER[@]}"); fi
     "${launch[@]}" "${BOX[@]}" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" "$@"
 }
 
 # engine_train: run one link; returns the status of the Slurm step, which is the driver's.
 engine_train() {
-    local head ip status=0 watcher logs gpus=()
+    local head ip cpus status=0 watcher logs
     [[ -n ${SLURM_JOB_ID:-} ]] || usage "engine nemo-rl runs in a Slurm job; use LAUNCHER=slurm, also on a single node"
     [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
         usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
-    [[ $DEVICE == cpu ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
+    [[ $DEVICE == cpu || ${GPUS_FLAG:-} == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
     nemo_rl_env
     if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
@@ -87,19 +87,21 @@ engine_train() {
     # A node's workers take a CPU each, and NeMo-RL asks for one more on every node while it sets up: with fewer it would
     # wait for ever (v0.7.0 nemo_rl/distributed/virtual_cluster.py:803, nemo_rl/utils/venvs.py:169-172).
     if [[ -z ${RAY_CPUS:-} ]]; then
-        RAY_CPUS=$((SLURM_CPUS_ON_NODE > GPUS_PER_NODE ? SLURM_CPUS_ON_NODE : GPUS_PER_NODE + 1))
+        cpus=$(job_cpus)
+        RAY_CPUS=$((cpus > GPUS_PER_NODE ? cpus : GPUS_PER_NODE + 1))
     fi
     ((RAY_CPUS > GPUS_PER_NODE)) || usage "RAY_CPUS=$RAY_CPUS; NeMo-RL needs $((GPUS_PER_NODE + 1)) or more: a CPU a GPU and one"
-    head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    head=$(job_hosts | sed -n 1p)
     ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
     [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
     export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS
     engine_container # last: it hands on what is exported
-    if [[ $DEVICE == gpu ]]; then gpus=(--gpus-per-node="$GPUS_PER_NODE"); fi
     log "train: logs $logs"
     "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
     watcher=$!
-    srun --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --cpus-per-task="$SLURM_CPUS_ON_NODE" "${gpus[@]}" \
+    GPUS_OPTION=()
+    if [[ $DEVICE == gpu ]]; then gpus_option "$GPUS_PER_NODE"; fi
+    step --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --cpus-per-task="$(job_cpus)" "${GPUS_OPTION[@]}" \
         --kill-on-bad-exit=1 --wait=60 --output="$logs/node-%t.log" "${SRUN_CONTAINER[@]}" "${BOX[@]}" \
         bash "$ROOT/scripts/ray.sh" "$logs" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" train "$logs/overrides" || status=$?
     [[ -f $logs/end || -f $logs/failed ]] || printf 'the step ended with status %s; see %s/node-*.log\n' "$status" "$logs" >"$logs/failed"

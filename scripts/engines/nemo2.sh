@@ -13,12 +13,13 @@ engine_container() {
     fi
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false # before: it hands on what is exported
     container "$image"
-    if [[ ${CONTAINER_RUNTIME:-none} == none ]]; then BOX_PYTHON=$NEMO2_PYTHON; fi
+    if [[ ${CONTAINER_RUNTIME:-none} == none ]]; then BOX_PYTHON=$(realpath -s -- "$NEMO2_PYTHON"); fi
 }
 
 # engine_train: run one link; the first one converts the base model.
 engine_train() {
     engine_cache || return
+    stage nemo2 --clean || return # before, by one process: NeMo's own look at it at the same time
     torchrun_link nemo2
 }
 
@@ -52,6 +53,6 @@ engine_generate() {
 run_inside() {
     local launch=() python=("$BOX_PYTHON")
     if [[ $1 == --generate ]]; then python+=(-m torch.distributed.run --standalone --nproc-per-node 1); fi
-    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(srun --nodes=1 --ntasks=1 --overlap "${SRUN_CONTAINER[@]}"); fi
-    "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/nemo2.py" "$MODEL" "$ROUND" --work "$WORK" "$@"
+    if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(step --nodes=1 --ntasks=1 "${SRUN_CONTAINER[@]}"); fi
+    (cd -- "$ROOT" && "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/nemo2.py" "$MODEL" "$ROUND" --work "$WORK" "$@")
 }

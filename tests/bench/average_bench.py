@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT / "python"))
 from data_bench import hardware
 from measure import Usage, measure
 
-from lib import Failure, code_identity, log, run, write_json
+from lib import Failure, code_identity, log, ratio, run, write_json
 from mean import read_offsets
 
 HERE = Path(__file__).parent
@@ -204,15 +204,15 @@ class Bench:
                 taken = self.seconds(what, cached)
                 lines.append(
                     f"{what:<20} {'cached' if cached else 'from disk':<10} {taken:6.1f} {least:6.1f} {most:6.1f} "
-                    f"{(self.size + made) / taken / 1e9:6.2f} {rss / 2**20:14,.0f} {pss / 2**20:6,.0f}"
+                    f"{ratio((self.size + made) / 1e9, taken, '.2f'):>6} {rss / 2**20:14,.0f} {pss / 2**20:6,.0f}"
                 )
         lines.append("")
         for cached in (True, False):
             upstream, ours, plain = (self.seconds(what, cached) for what in (UPSTREAM, OURS, PLAIN))
             where = "cached" if cached else "from disk"
             lines.append(
-                f"{where}: {upstream / ours:.1f} times as fast as the upstream algorithm; "
-                f"{ours / plain:.2f} times what reading the inputs and writing the output plainly take"
+                f"{where}: {ratio(upstream, ours, '.1f')} times as fast as the upstream algorithm; "
+                f"{ratio(ours, plain, '.2f')} times what reading the inputs and writing the output plainly take"
             )
         lines.append(f"from disk: {self.dropped} before each run")
         return "\n".join(lines)

@@ -25,7 +25,7 @@ from data_bench import Run, hardware
 from measure import measure
 
 import recipe
-from lib import Failure, code_identity, log, run, write_json
+from lib import Failure, code_identity, log, ratio, run, write_json
 
 MODEL, ROUND = "reasoning-lora", "published"
 PLAIN, OURS = "plain loop, one process", "make data"
@@ -84,12 +84,13 @@ class Bench:
     def table(self) -> str:
         lines = [f"{'':<26} {'rows':>9} {'s':>8} {'rows/s':>8}  peak RSS, MiB  peak PSS, MiB"]
         for r in self.runs:
-            rate, (rss, pss) = r.rows / r.usage.seconds, (size / 2**20 for size in (r.usage.rss, r.usage.pss))
-            lines.append(f"{r.what:<26} {r.rows:>9,} {r.usage.seconds:8.1f} {rate:8,.0f}  {rss:13,.0f}  {pss:13,.0f}")
+            rate, (rss, pss) = ratio(r.rows, r.usage.seconds), (size / 2**20 for size in (r.usage.rss, r.usage.pss))
+            lines.append(f"{r.what:<26} {r.rows:>9,} {r.usage.seconds:8.1f} {rate:>8}  {rss:13,.0f}  {pss:13,.0f}")
         plain, small, large = self.runs
-        faster, grown = plain.usage.seconds / small.usage.seconds, large.usage.rss / small.usage.rss
+        faster = ratio(plain.usage.seconds, small.usage.seconds, ".1f")
+        grown = ratio(large.usage.rss, small.usage.rss, ".2f")
         lines.append(
-            f"{faster:.1f} times as fast with {self.workers} workers; twice the rows take {grown:.2f} times the memory"
+            f"{faster} times as fast with {self.workers} workers; twice the rows take {grown} times the memory"
         )
         return "\n".join(lines)
 

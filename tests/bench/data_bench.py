@@ -25,7 +25,7 @@ from generate import generate
 from measure import Usage, measure
 
 import tiny
-from lib import Failure, code_identity, log, run, write_json
+from lib import Failure, code_identity, log, ratio, run, write_json
 
 HERE = Path(__file__).parent
 SPLITS = ("cot", "tir", "genselect")
@@ -152,9 +152,10 @@ class Bench:
         return next(r for r in self.runs if (r.what, r.round, r.rows) == (what, round_, rows))
 
     def margin(self, what: str, round_: str) -> float:
-        """Rows a second between the two sizes."""
+        """Rows a second between the two sizes; 0.0 where the larger took no longer, so that there is no such figure."""
         small, large = (self.one(what, round_, rows) for rows in self.sizes)
-        return (large.rows - small.rows) / max(large.usage.seconds - small.usage.seconds, 1e-3)
+        seconds = large.usage.seconds - small.usage.seconds
+        return (large.rows - small.rows) / seconds if seconds > 0 else 0.0
 
     def table(self) -> str:
         small, large = self.sizes
@@ -165,7 +166,8 @@ class Bench:
         for what, round_ in dict.fromkeys((r.what, r.round) for r in self.runs):
             both = [r for r in self.runs if (r.what, r.round) == (what, round_)]
             seconds = [f"{r.usage.seconds:14.1f}" for r in both] + [f"{'':14}"] * (2 - len(both))
-            margin = f"{self.margin(what, round_):11,.0f}" if len(both) == 2 else f"{'':11}"
+            rate = self.margin(what, round_) if len(both) == 2 else None
+            margin = f"{'' if rate is None else f'{rate:,.0f}' if rate else '-':>11}"
             rss, pss = (
                 " ".join(f"{size / 2**20:6,.0f}" for size in sizes)
                 for sizes in ([r.usage.rss for r in both], [r.usage.pss for r in both])
@@ -174,14 +176,15 @@ class Bench:
         lines.append("")
         for round_ in ("1", "2"):
             ours, theirs = (self.one(w, round_, small).usage for w in ("make data", "published script"))
-            faster = self.margin("make data", round_) / self.margin("published script", round_)
-            grown = self.one("make data", round_, large).usage.rss / ours.rss
+            faster = ratio(self.margin("make data", round_), self.margin("published script", round_), ".1f")
+            grown = ratio(self.one("make data", round_, large).usage.rss, ours.rss, ".2f")
+            at_start = ratio(theirs.seconds, ours.seconds, ".1f")
             lines.append(
-                f"round {round_}: {theirs.seconds / ours.seconds:.1f} times as fast at {small:,} rows, {faster:.1f} "
-                f"times on the margin; five times the rows take {grown:.2f} times the memory"
+                f"round {round_}: {at_start} times as fast at {small:,} rows, {faster} "
+                f"times on the margin; five times the rows take {grown} times the memory"
             )
-        floor = self.margin("plain copies", "1") / self.margin("make data", "1")
-        lines.append(f"round 1 takes {floor:.1f} times what plain copies of its input and output take, on the margin")
+        floor = ratio(self.margin("plain copies", "1"), self.margin("make data", "1"), ".1f")
+        lines.append(f"round 1 takes {floor} times what plain copies of its input and output take, on the margin")
         return "\n".join(lines)
 
 

@@ -49,7 +49,7 @@ ours() {
             echo "$pid"
         elif [[ ${configured[$pid]:-} ]]; then
             exe=$(readlink "/proc/$pid/exe" || true)
-            if [[ $net != "$our_net" || $exe =~ /(slurm[^/]*|munged|srun|sbatch|salloc)$ ]]; then
+            if [[ $net != "$our_net" || $exe =~ /(slurm[^/]*|munged|mariadbd|srun|sbatch|salloc)$ ]]; then
                 echo "$pid"
             fi
         fi

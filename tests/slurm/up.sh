@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # up.sh DIR [NODES=4]: start a private Slurm below DIR and print the path of its slurm.conf
 #
-# munged, slurmctld and one slurmd per virtual node; nothing in /etc, no systemd, no slurmdbd. Every node has
+# munged, slurmctld and one slurmd per virtual node; nothing in /etc, no systemd. Every node has
 # its own network, UTS and mount namespace: host name nodeK, address NET_PREFIX.K on eth0, 16 CPUs, 8 GPUs
-# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray: Ray names its sockets there as if
+# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray-0: Ray names its sockets there as if
 # it had the machine to itself. Mounts made later below DIR show up on the nodes too.
 #
 # Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
-# EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
+# GRES=none (no GPUs in Slurm's eyes), ACCOUNTS=yes (mariadbd and slurmdbd, for sacct), EXTRA_CONF (lines for slurm.conf) and SPANK (path of a plugin for srun and the nodes). Fixtures with different
 # PORT_BASE live side by side.
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
@@ -29,7 +29,9 @@ prefix=${NET_PREFIX:-10.$((base / 256)).$((base % 256))}
 # The kernel takes 15 characters, and the nodes' ends are called after the bridge: BRIDGEn99.
 [[ $bridge =~ ^[A-Za-z0-9]{1,12}$ ]] || die "NET_BRIDGE is '$bridge'; give 1 to 12 letters and digits"
 ((EUID == 0)) || die 'network namespaces and device nodes need root; run as root'
-for program in slurmctld slurmd munged ip; do
+programs=(slurmctld slurmd munged ip)
+if [[ ${ACCOUNTS:-} == yes ]]; then programs+=(slurmdbd mariadbd mariadb mariadb-install-db); fi
+for program in "${programs[@]}"; do
     command -v "$program" >/dev/null || die "$program is missing; run tests/install.sh"
 done
 
@@ -38,9 +40,9 @@ dir=$(readlink -f -- "$1")
 [[ $dir =~ ^/[A-Za-z0-9/._+-]+$ ]] || die "slurm.conf cannot hold the path '$dir'; use letters, digits and ._+-"
 "$here/down.sh" "$dir"
 if [[ -e $dir/slurm.conf ]]; then # an earlier run's
-    rm -rf -- "${dir:?}"/{dev,log,munge,ray,run,spool,state}
+    rm -rf -- "${dir:?}"/{accounts,dev,log,munge,ray,run,spool,state}
 fi
-mkdir -p "$dir"/{dev,log,munge,ray,run,spool,state} /tmp/ray
+mkdir -p "$dir"/{accounts,dev,log,munge,ray,run,spool,state} /tmp/ray-0
 chmod 755 "$dir" # jobs of other users must reach munge's socket
 chmod 700 "$dir/munge"
 
@@ -115,8 +117,34 @@ host=${host%%.*}
 for ((i = 0; i < 8; i++)); do
     [[ -e $dir/dev/nvidia$i ]] || mknod -m 666 "$dir/dev/nvidia$i" c 1 3 # Slurm insists on device nodes
 done
+gres='Gres=gpu:8'
 echo "NodeName=node[1-$nodes] Name=gpu File=$dir/dev/nvidia[0-7]" >"$dir/gres.conf"
+if [[ ${GRES:-} == none ]]; then
+    gres=''
+    : >"$dir/gres.conf"
+fi
 { if [[ -n ${SPANK:-} ]]; then echo "required $SPANK"; fi; } >"$dir/plugstack.conf"
+accounts=''
+if [[ ${ACCOUNTS:-} == yes ]]; then
+    accounts="AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort=$((base + 2))
+AccountingStoragePass=$dir/run/munge.socket"
+    (umask 077 && cat >"$dir/slurmdbd.conf") <<CONF
+AuthType=auth/munge
+AuthInfo=socket=$dir/run/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort=$((base + 2))
+SlurmUser=root
+LogFile=$dir/log/slurmdbd.log
+PidFile=$dir/run/slurmdbd.pid
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageUser=root
+StorageLoc=accounts
+CONF
+fi
 # cred_expire is also the delay of a requeue (default: two minutes). ReturnToService=1: a node that a test sets
 # down stays down, one that was merely silent comes back.
 cat >"$dir/slurm.conf" <<CONF
@@ -148,9 +176,10 @@ OverTimeLimit=0
 JobRequeue=1
 MinJobAge=3600
 ReturnToService=1
-GresTypes=gpu
-NodeName=node[1-$nodes] NodeAddr=$prefix.[1-$nodes] CPUs=16 Boards=1 Sockets=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=2000000 Gres=gpu:8
+${gres:+GresTypes=gpu}
+NodeName=node[1-$nodes] NodeAddr=$prefix.[1-$nodes] CPUs=16 Boards=1 Sockets=1 CoresPerSocket=16 ThreadsPerCore=1 RealMemory=2000000 $gres
 PartitionName=batch Nodes=node[1-$nodes] Default=YES MaxTime=INFINITE State=UP
+$accounts
 ${EXTRA_CONF:-}
 CONF
 export SLURM_CONF=$dir/slurm.conf
@@ -160,6 +189,20 @@ step='starting munged'
 # --force: a throwaway key may lie below a directory that others can write to.
 start munged --force --num-threads=2 --key-file="$dir/munge/key" --seed-file="$dir/munge/seed" \
     --socket="$dir/run/munge.socket" --pid-file="$dir/run/munged.pid" --log-file="$dir/log/munged.log"
+
+if [[ ${ACCOUNTS:-} == yes ]]; then
+    step='starting the accounts'
+    database=(--no-defaults --user=root --datadir="$dir/accounts")
+    export MYSQL_UNIX_PORT=$dir/run/mariadb.sock
+    start mariadb-install-db "${database[@]}" --auth-root-authentication-method=socket --skip-test-db
+    setsid mariadbd "${database[@]}" --socket="$MYSQL_UNIX_PORT" --skip-networking --innodb-log-file-size=16M 3>&- 4>&- &
+    until start mariadb --no-defaults -e 'create database if not exists accounts'; do sleep 0.2; done
+    start slurmdbd -s
+    until (: <"/dev/tcp/127.0.0.1/$((base + 2))") 2>/dev/null; do
+        ((SECONDS < 18)) || exit 1
+        sleep 0.2
+    done
+fi
 
 step='starting slurmctld'
 start slurmctld -c
@@ -172,8 +215,8 @@ for ((i = 1; i <= nodes; i++)); do
         mount --bind $dir/hosts /etc/hosts
         if [ -e /etc/resolv.conf ]; then mount --bind /dev/null /etc/resolv.conf; fi
         mount -t tmpfs -o size=2g,mode=1777 shm /dev/shm
-        mkdir -m 1777 $dir/ray/node$i
-        mount --bind $dir/ray/node$i /tmp/ray
+        mkdir -m 700 $dir/ray/node$i
+        mount --bind $dir/ray/node$i /tmp/ray-0
         exec slurmd -N node$i"
 done
 
