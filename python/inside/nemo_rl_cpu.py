@@ -242,8 +242,9 @@ def _write_common() -> None:
 def _resume_adam() -> None:
     """Resuming with torch's own Adam, which stands in for Transformer Engine's.
 
-    Megatron-Core 0.19.2 asks for the optimizer's step before there is one (core/optimizer/distrib_optimizer.py:839), and
-    then gives all weights the same tensor to count in (1029-1031), which every one of them raises.
+    Megatron-Core 0.19.2 asks for the optimizer's step before there is one (core/optimizer/distrib_optimizer.py:839),
+    and keeps it in the groups alone: of each weight's own count, which torch's Adam corrects its bias by, the fresh one
+    goes before the one that was saved (1785, 1225).
     """
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
@@ -258,8 +259,9 @@ def _resume_adam() -> None:
 
     def load_state_dict(self: Any, state_dict: Any) -> None:
         load(self, state_dict)
-        for state in self.optimizer.state.values():
-            state["step"] = state["step"].clone()
+        for group in self.optimizer.param_groups:
+            for weight in group["params"]:
+                self.optimizer.state[weight]["step"] = torch.tensor(float(group["step"]))
 
     DistributedOptimizer.sharded_state_dict = sharded_state_dict
     DistributedOptimizer.load_state_dict = load_state_dict
