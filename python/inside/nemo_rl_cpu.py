@@ -45,6 +45,7 @@ os.environ["TORCHDYNAMO_DISABLE"] = "1"  # compiling takes longer than it saves,
 
 import torch
 import torch.distributed as dist
+import torch.utils._device
 
 
 class Stream:
@@ -142,6 +143,8 @@ def _placed(function: Any, key: str = "device", rest: int | None = None) -> Any:
     return placed
 
 
+# `with torch.device("meta")` knows them by identity, and keeps the list that it makes at its first use.
+torch.utils._device._device_constructors()
 for _name in FACTORIES:
     setattr(torch, _name, _placed(getattr(torch, _name), "map_location" if _name == "load" else "device"))
 for _class in (torch.Tensor, torch.nn.Module):
