@@ -26,7 +26,7 @@ NEMO_RL_DIR=$(realpath -- "$NEMO_RL_DIR")
 VENV=${VENV:-$ROOT/.venv}
 export VENV
 "$ROOT/scripts/setup.sh" test
-nemo_rl=$VENV/nemo-rl
+nemo_rl=${NEMO_RL_CPU_VENV:-$VENV/nemo-rl}
 pins=("$ROOT/docker/requirements-standin.txt" "$ROOT/docker/requirements-nemo-rl.txt")
 exec {fd}>>"$ROOT/.setup.lock"
 flock "$fd"

@@ -116,7 +116,7 @@ def main() -> None:
     for round_ in recipes.read_file(recipes.RECIPES / f"{MODEL}.env")["ROUNDS"].split(","):
         recipe = recipes.load(MODEL, round_)
         paths = recipes.Paths(args.work, MODEL, round_, recipe)
-        folders = nemo_rl_log.links(paths.train)
+        folders = [folder for folder in nemo_rl_log.links(paths.train) if any(nemo_rl_log.rows(folder))]
         saved = saved_steps("nemo-rl", paths.train / "checkpoints")
         if not folders or not saved:
             continue
