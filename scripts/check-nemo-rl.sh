@@ -2,7 +2,7 @@
 # check-nemo-rl.sh: train recipe tiny-nemo-rl with NeMo-RL itself, on a CPU, and look at what it did.
 #
 # Both rounds, megatron and fsdp, through Slurm jobs, Ray and the links of a real run: the first link is killed with
-# SIGKILL, the second resumes and trains the same steps again; then convert, average, eval. Checked are the loss of the
+# SIGKILL, the second resumes, trains the same steps again and ends before its time limit, the third the run; then convert, average, eval. Checked are the loss of the
 # first step against transformers on the same rows, the losses after resuming, and the score. About half an hour on two
 # cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first if that is not done yet.
 #
@@ -68,7 +68,7 @@ if [[ -z ${SLURM_CONF:-} ]]; then
     export NET_IFNAME=eth0
 fi
 export SLURM_CONF WORK NEMO_RL_DIR NEMO_RL_VENV_DIR=$private/venvs PATH=$nemo_rl/bin:$PATH
-export LAUNCHER=slurm CONTAINER_RUNTIME=none JOBS=2 RAY_CPUS=2 OMP_NUM_THREADS=1
+export LAUNCHER=slurm CONTAINER_RUNTIME=none JOBS=3 RAY_CPUS=2 OMP_NUM_THREADS=1 SAVE_RESERVE=60 SET_UP_RESERVE=60
 cd -- "$ROOT"
 scripts/model.sh tiny-nemo-rl 1
 scripts/data.sh tiny-nemo-rl 1

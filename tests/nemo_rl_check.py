@@ -23,6 +23,7 @@ from lib import Failure, log, read_json, run, write_json
 AFTER = 8  # steps that the first link goes on for after a checkpoint; then it is killed
 FIRST_LOSS = 1e-4  # of a loss of 6, printed with four decimals; a wrong base of RoPE makes 2e-4
 RESUMED = 2e-4  # two links, two processes: the same sums in the same order
+MINUTES = 4  # of the second link's time limit: NeMo-RL saves and ends before it
 SCORE = 0.5  # of the sums that the model has not seen; the untrained one has 0
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY")
 
@@ -111,6 +112,8 @@ def train(model: str, round_: str, every: int, paths: recipes.Paths) -> dict[str
             raise Failure(f"the first link ended before step {every + AFTER}; see {paths.run}/logs/train-{first}.out")
         peak = max(peak, memory(paths.work))
         time.sleep(1)
+    second = [job for name, job in jobs if name == "train"][1]
+    call("scontrol", "update", f"jobid={second}", f"timelimit={MINUTES}")  # before it starts, which is when it asks
     call("scancel", "--signal=KILL", "--full", first)
     log(f"check-nemo-rl: killed job {first} at step {max(losses(link))}")
     while any(state(job) not in ENDED for _, job in jobs):
@@ -119,7 +122,7 @@ def train(model: str, round_: str, every: int, paths: recipes.Paths) -> dict[str
     minutes = (time.time() - began) / 60
     states = [(name, state(job)) for name, job in jobs]
     trains = [word for name, word in states if name == "train"]
-    if trains[0] == "COMPLETED" or {word for name, word in states if name != "train"} | {trains[1]} != {"COMPLETED"}:
+    if trains[0] == "COMPLETED" or {word for name, word in states if name != "train"} | {trains[2]} != {"COMPLETED"}:
         raise Failure(f"the chain ended as {states}; see {paths.run}/logs")
 
     return {"minutes": round(minutes, 1), "peak_memory_gib": round(peak / 2**30, 2), "jobs": states}

@@ -88,10 +88,11 @@ def pattern(line: str) -> str:
     return re.sub(r"\d+(\.\d+)*(e[-+]?\d+)?", "N", line)
 
 
-def lines(log: Path) -> dict[str, Any]:
-    """The driver's own lines: the first steps as they are, then each pattern once; and how many were workers'."""
+def lines(logs: list[Path]) -> dict[str, Any]:
+    """The driver's own lines: the first link's first steps as they are, then each pattern once; and how many were
+    workers'."""
     driver, workers, patterns, steps = [], 0, [], 0
-    for raw in log.read_text(encoding="utf-8", errors="replace").splitlines():
+    for raw in (line for log in logs for line in log.read_text(encoding="utf-8", errors="replace").splitlines()):
         line = COLOUR.sub("", raw)
         if WORKER.match(line):
             workers += 1
@@ -125,7 +126,7 @@ def main() -> None:
         rounds[round_] = {
             "backend": recipe["BACKEND"],
             "checkpoint": describe(saved[max(saved)]),
-            "log": lines(folders[0] / "driver.log"),
+            "log": lines([folder / "driver.log" for folder in folders]),
             "losses": [row["loss"] for row in rows],
             "statuses": ends,
         }
