@@ -5,41 +5,53 @@ from pathlib import Path
 from typing import Any
 
 import convert
-from lib import read_json
+from lib import Failure, read_json
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 SAMPLE = 512  # rows that stand for all tokens
-# A row that was never trained keeps its start: next to zero (Llama 3's reserved tokens, its base's <|eot_id|>) or the
-# same as its neighbours'. Rows of trained tokens are of one size within a factor of ten.
-SMALL = 1e-2
+PADDING = 8  # rows looked at of those behind the tokenizer's last token
+# What writes a token is pushed at every step, also where the token never comes: all such rows end up next to one
+# constant vector, not at zero and not bit by bit the same (Land and Bartolo 2024, "Fishing for Magikarp", 2.2; Llama
+# 3.1's base). Where they were not pushed they keep a start next to zero. What reads a token says less: a row of
+# zeros may be that of the padding, which is written all the same.
+SMALL = 1e-2  # of the size of trained rows, which is the same within a factor of ten
+NEAR = 0.1  # distance of two rows over the longer one's length, a cosine of 0.995; trained ones are about 1 apart
 
 
-def rows_of(folder: Path, name: str, ids: Sequence[int]) -> Any:
-    """Rows of a matrix of a model, float32[len(ids), width], read one by one; None where it has no such matrix."""
+def rows_of(file: Path, name: str, ids: Sequence[int]) -> Any:
+    """Rows of a matrix in a safetensors file, float32[len(ids), width], read one by one."""
     import torch
     from safetensors import safe_open
 
-    found = convert.tensors(folder).get(name)
-    if found is None:
-        return None
-    with safe_open(found[0], framework="pt") as opened:
+    with safe_open(file, framework="pt") as opened:
         matrix = opened.get_slice(name)
-        return torch.stack([matrix[i : i + 1][0].float() for i in ids if i < found[1][0]])
+        return torch.stack([matrix[i : i + 1][0].float() for i in ids])
 
 
-def untrained(folder: Path, token: int, others: Sequence[int]) -> str:
+def untrained(folder: Path, token: int, others: Sequence[int], known: int) -> str:
     """Why a token seems never to have been trained, "" where it does not.
 
-    others: ids of special tokens that it is compared with. Looked at is what writes the token, lm_head, or the
-    embeddings where the two are tied.
+    others: ids of special tokens that it is compared with. known: tokens of the tokenizer; rows of the matrix behind
+    them are of no token, so never trained, and it is compared with them as well. Looked at is what writes the token:
+    lm_head, or the embeddings where the two are tied. Raises Failure where the matrix or the row is missing.
     """
-    tied = read_json(folder / "config.json").get("tie_word_embeddings", False)
-    name = EMBEDDING if tied or HEAD not in convert.tensors(folder) else HEAD
-    size = int(read_json(folder / "config.json")["vocab_size"])
-    step = max(1, size // SAMPLE)
-    typical = rows_of(folder, name, range(0, size, step)).abs().amax(dim=1).median()
-    own = rows_of(folder, name, [token])[0]
+    config, found = read_json(folder / "config.json"), convert.tensors(folder)
+    name = EMBEDDING if config.get("tie_word_embeddings", False) or HEAD not in found else HEAD
+    if name not in found:
+        raise Failure(f"{folder} has no tensor {name}; remove it and run make model again")
+    file, (size, _), _ = found[name]
+    if not 0 <= token < size:
+        raise Failure(f"{folder}: {name} has {size} rows, none for token {token}; remove it and run make model again")
+    typical = rows_of(file, name, range(0, size, max(1, size // SAMPLE))).abs().amax(dim=1).median()
+    own = rows_of(file, name, [token])[0]
     if own.abs().max() < SMALL * typical:
         return f"its row of {name} is next to zero"
-    same = [i for i in others if i != token and i < size and bool((rows_of(folder, name, [i])[0] == own).all())]
-    return f"its row of {name} is that of token {same[0]}, bit by bit" if same else ""
+    compared = [i for i in [*others, *range(known, min(size, known + PADDING))] if i != token and i < size]
+    if not compared:
+        return ""
+    rows = rows_of(file, name, compared)
+    near = (rows - own).norm(dim=1) <= NEAR * rows.norm(dim=1).clamp(min=own.norm())
+    same = [i for i, is_near in zip(compared, near.tolist(), strict=True) if is_near]
+    if not same:
+        return ""
+    return f"its row of {name} is as good as that of {f'token {same[0]}' if same[0] < known else 'no token'}"

@@ -173,7 +173,9 @@ def judge_trained(tokenizer: Any, folder: Path, recipe: recipes.Recipe, end_of_t
 
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     specials = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
-    why = untrained(folder, end, specials[:64])
+    if end not in specials:
+        return WRONG, f"{end_of_turn} is no special token, so nothing can be said of it; see end of turn"
+    why = untrained(folder, end, specials[:64], len(tokenizer))
     if not why:
         return OK, f"the base has learned {end_of_turn} ({end}), as far as its weights show"
     if "LORA_RANK" not in recipe:

@@ -192,8 +192,9 @@ def cluster() -> Iterator[dict[str, str]]:
 @contextmanager
 def running_slurm(nodes: int = 4, **env: str) -> Iterator[dict[str, str]]:
     """The environment of a cluster that up.sh starts with `env`, on ports of its own where tests run side by side."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    env = {"PORT_BASE": str(int(os.environ.get("PORT_BASE", 26800)) + 100 * worker)} | env
+    base, worker = os.environ.get("PORT_BASE", "26800"), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    if base.isdigit():
+        env = {"PORT_BASE": str(int(base) + 100 * int(worker.removeprefix("gw")))} | env
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     up = subprocess.run(

@@ -365,10 +365,10 @@ def test_values_are_those_of_python() -> None:
     ids=range(9),
 )
 def test_hostile_arithmetic_does_not_hang(text: str) -> None:
-    start = time.monotonic()
+    start = time.process_time()  # not what others on the machine take
     arithmetic.wrong(text)
     assert len(arithmetic.split(text)) < 10 * len(text) + 1000
-    assert time.monotonic() - start < 5
+    assert time.process_time() - start < 5
 
 
 def test_model_text_is_not_executed(tool: Tool, tmp_path: Path) -> None:
