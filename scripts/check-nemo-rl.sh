@@ -2,9 +2,9 @@
 # check-nemo-rl.sh: train recipe tiny-nemo-rl with NeMo-RL itself, on a CPU, and look at what it did.
 #
 # Both rounds, megatron and fsdp, through Slurm jobs, Ray and the links of a real run: the first link is killed with
-# SIGKILL, the second resumes, trains the same steps again and ends before its time limit, the third the run; then convert, average, eval. Checked are the loss of the
-# first step against transformers on the same rows, the losses after resuming, and the score. About half an hour on two
-# cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first if that is not done yet.
+# SIGKILL, the second trains the same steps again and ends before its time limit, the third ends the run; then convert,
+# average, eval. Checked are the loss of the first step against transformers on the same rows, the losses after resuming,
+# and the score. About half an hour on two cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first.
 #
 # NEMO_RL_DIR=dir     a checkout of NeMo-RL v0.7.0; nothing is written there
 # TRACE=file          record what NeMo-RL wrote and printed (tests/traces/nemo-rl-v0.7.0.json)
