@@ -13,6 +13,7 @@ OPTIONS := MODEL ROUND WORK DATA_SRC MODEL_SRC DATA_FORMAT DATA_FORM DATA_COLUMN
   JOBS LINK_STEPS SAVE_RESERVE MFU GPU GPU_MEMORY BRING_UP RUN_AFTER CONVERSION_STEP KEEP_CHECKPOINTS PROFILE_STEPS \
   SETUP_COMMAND SET_UP_RESERVE WANDB_PROJECT TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE SBATCH_ARGS GPUS_FLAG NET_IFNAME VENV CI \
   LANG_MODEL LANG_MODEL_URL MERGE EVAL_ROWS EVAL_BATCH PYTHON NEMO2_VENV NEMO2_PYTHON NEMO_RL_VERSION \
+  NEMO_RL_DIR NEMO_RL_CPU_VENV TRACE \
   BUILDER BUILDER_ARGS CONTAINER_RUNTIME CONTAINER_IMAGE CONTAINER_MOUNTS BASE_IMAGE
 # Of every other target the engine is the recipe's.
 OPTIONS += $(if $(filter container,$(MAKECMDGOALS)),ENGINE)
@@ -35,7 +36,7 @@ endif
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow check-nemo2 bench gpu-bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval generate results status clean
+.PHONY: help demo test test-slow check-nemo2 check-nemo-rl bench gpu-bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval generate results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -90,6 +91,8 @@ test-slow: ## the tests that take longer: the demo from a fresh clone
 	@tests/run.sh slow
 check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own classes, on a CPU
 	@scripts/check-nemo2.sh
+check-nemo-rl: ## train tiny-nemo-rl with NeMo-RL itself, on a CPU: NEMO_RL_DIR=<a checkout of v0.7.0>
+	@scripts/check-nemo-rl.sh
 bench: setup ## time data, curation and averaging against the published scripts: BENCH=data, curation or average for one
 	@tests/bench/run.sh
 gpu-bench: ## tokens/s, MFU and memory of LoRA on the 8B shape, setting by setting; needs a GPU

@@ -448,7 +448,24 @@ def settings(recipe: recipes.Recipe, paths: recipes.Paths, link: Link) -> dict[s
         "cluster.num_nodes": int(recipe["NODES"]),
         "cluster.gpus_per_node": int(recipe["GPUS_PER_NODE"]),
         "cluster.segment_size": None,
+        **(without_gpu(recipe) if recipe["DEVICE"] == "cpu" else {}),
     }
+
+
+def without_gpu(recipe: recipes.Recipe) -> dict[str, Any]:
+    """What of the settings needs a GPU, or one's packages, as DEVICE=cpu has it (see inside/nemo_rl_cpu.py)."""
+    keys = {
+        "data.num_workers": 0,  # there is no GPU to keep busy, and processes of its own take a core's time
+        "logger.tensorboard_enabled": False,
+        "logger.monitor_gpus": False,
+    }
+    if recipe["BACKEND"] == "megatron":
+        # Transformer Engine's kernel, and its optimizer.
+        keys |= {
+            "policy.megatron_cfg.apply_rope_fusion": False,
+            "policy.megatron_cfg.optimizer.use_precision_aware_optimizer": False,
+        }
+    return keys
 
 
 def of_version(values: dict[str, Any], version: Version) -> dict[str, Any]:

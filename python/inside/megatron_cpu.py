@@ -10,66 +10,16 @@ what files import at their top, and a few functions of torch.cuda do what there 
 Nothing of a model's mathematics is replaced but the attention of packed rows, see packed_attention.
 """
 
-import importlib.abc
-import importlib.machinery
 import itertools
 import sys
-import types
 import typing
 from typing import Any
 
 import typing_extensions
+from absent import Absent, AbsentModule
 
 # Megatron-Core is written for Python 3.12.
 typing.override = getattr(typing, "override", typing_extensions.override)
-
-
-class _AbsentType(type):
-    def __getattr__(cls, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _AbsentType(name, (_Absent,), {})
-
-
-class _Absent(metaclass=_AbsentType):
-    """Stands for a class, function or decorator of a package that is not there."""
-
-    def __init__(self, *args: Any, **kwargs: Any): ...
-
-    def __init_subclass__(cls, **kwargs: Any): ...
-
-    def __class_getitem__(cls, item: Any) -> Any:
-        return cls
-
-
-class _AbsentModule(types.ModuleType):
-    __path__: typing.ClassVar[list[str]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        value = _AbsentType(name, (_Absent,), {"__module__": self.__name__})
-        setattr(self, name, value)
-        return value
-
-
-class Absent(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds empty modules for the packages `roots` and all below them."""
-
-    def __init__(self, *roots: str):
-        self.roots = list(roots)
-
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if any(name == root or name.startswith(f"{root}.") for root in self.roots):
-            return importlib.machinery.ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _AbsentModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        module.__version__ = "0.0.0"
-
 
 # Before Megatron-Core: these import triton and tensorboard.
 for _name in (
@@ -77,7 +27,7 @@ for _name in (
     "torch.utils.tensorboard",
     "torch.utils.tensorboard.writer",
 ):
-    sys.modules[_name] = _AbsentModule(_name)
+    sys.modules[_name] = AbsentModule(_name)
 import megatron.core  # looks for Transformer Engine, and has to find none
 import megatron.core.models.gpt.gpt_layer_specs  # noqa: F401
 import torch

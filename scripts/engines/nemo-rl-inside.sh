@@ -16,6 +16,12 @@ fi
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
 cd -- "${NEMO_RL_DIR:-/opt/nemo-rl}"
 
+# Without a GPU (DEVICE, of the recipe) every Python that NeMo-RL starts is told so before it imports NeMo-RL.
+if [[ ${DEVICE:-gpu} == cpu ]]; then
+    export PYTHONPATH=$here/python/inside/cpu:$here/python/inside:$PWD${PYTHONPATH:+:$PYTHONPATH}
+    export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} # the image sets it, and the driver asks for it
+fi
+
 # The image keeps a virtual environment for each kind of worker (v0.7.0 nemo_rl/utils/prefetch_venvs.py); what uses
 # Megatron outside of one takes the Megatron worker's.
 megatron=${NEMO_RL_VENV_DIR:-/opt/ray_venvs}/nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker

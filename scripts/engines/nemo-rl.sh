@@ -17,7 +17,7 @@ nemo_rl_env() {
     mapfile -t folders < <(stage nemo_rl_link cache)
     wait $! || exit 1
     START=${folders[0]} CACHE=${folders[1]} # keyed by the model's content: see python/nemo_rl_link.py
-    export NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR=${NEMO_RL_DIR:-/opt/nemo-rl}
+    export DEVICE NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR=${NEMO_RL_DIR:-/opt/nemo-rl}
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 NRL_CONTAINER=1
     if [[ -n ${NET_IFNAME:-} ]]; then export GLOO_SOCKET_IFNAME=$NET_IFNAME NCCL_SOCKET_IFNAME=$NET_IFNAME; fi
     if [[ -n ${PROFILE_STEPS:-} ]]; then # v0.7.0 nemo_rl/utils/nsys.py
@@ -72,7 +72,7 @@ engine_train() {
     [[ -n ${SLURM_JOB_ID:-} ]] || usage "engine nemo-rl runs in a Slurm job; use LAUNCHER=slurm, also on a single node"
     [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
         usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
-    [[ ${GPUS_FLAG:-} == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
+    [[ $DEVICE == cpu || ${GPUS_FLAG:-} == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
     nemo_rl_env
     if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
@@ -99,7 +99,8 @@ engine_train() {
     log "train: logs $logs"
     "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
     watcher=$!
-    gpus_option "$GPUS_PER_NODE"
+    GPUS_OPTION=()
+    if [[ $DEVICE == gpu ]]; then gpus_option "$GPUS_PER_NODE"; fi
     step --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --cpus-per-task="$(job_cpus)" "${GPUS_OPTION[@]}" \
         --kill-on-bad-exit=1 --wait=60 --output="$logs/node-%t.log" "${SRUN_CONTAINER[@]}" "${BOX[@]}" \
         bash "$ROOT/scripts/ray.sh" "$logs" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" train "$logs/overrides" || status=$?

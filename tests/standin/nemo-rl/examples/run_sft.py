@@ -16,6 +16,7 @@ from pathlib import Path
 
 import ray
 import ray.util.scheduling_strategies
+import torch
 import yaml
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -94,7 +95,7 @@ def save(folder: Path, step: int, state: dict, config: dict) -> None:
     (temporary / "training_info.json").write_text(json.dumps(state))
     (temporary / "config.yaml").write_text(yaml.safe_dump(config))
     SAVER.write(step, temporary / "policy/weights", config["checkpointing"]["save_optimizer"])
-    (temporary / "train_dataloader.pt").write_text(str(step))
+    torch.save({"_num_yielded": state["step"]}, temporary / "train_dataloader.pt")
     if final.exists():
         final.rename(old)
         temporary.rename(final)
@@ -123,6 +124,7 @@ def main() -> None:
     folder = Path(checkpointing["checkpoint_dir"])
     found = [int(p.name[5:]) for p in folder.glob("step_*") if p.name[5:].isdigit()]
     last, state = max(found, default=0), {"epoch": 0, "step": 0, "total_steps": 0, "consumed_samples": 0}
+    state["total_valid_tokens"] = 0.0
     if last:
         path = folder / f"step_{last}"
         state = json.loads((path / "training_info.json").read_text())
@@ -133,7 +135,8 @@ def main() -> None:
         sys.exit("RuntimeError: the base model would be converted by every link")
     with open(config["data"]["train"]["data_path"], encoding="utf-8") as file:
         rows = sum(1 for _ in file)
-    per_epoch, most = rows // config["policy"]["train_global_batch_size"], config["sft"]["max_num_steps"]
+    batch, most = config["policy"]["train_global_batch_size"], config["sft"]["max_num_steps"]
+    per_epoch = rows // batch
     print("\n" + "=" * 60 + "\n" + " " * 18 + "SETUP COMPLETE\n" + "=" * 60 + "\n")
 
     limit = seconds(checkpointing["checkpoint_must_save_by"]) if checkpointing["checkpoint_must_save_by"] else None
@@ -147,7 +150,7 @@ def main() -> None:
         made += 1
         step = state["total_steps"] + 1
         timeout = limit is not None and time.time() - start + (time.time() - start) / made >= limit
-        state |= {"total_steps": step, "step": step % per_epoch, "consumed_samples": state["consumed_samples"] + 1}
+        state |= {"total_steps": step, "step": step % per_epoch, "consumed_samples": step * batch}
         saving = time.time()
         if step % checkpointing["save_period"] == 0 or step == most or timeout:
             print(f"Saving checkpoint for step {step}...")
