@@ -61,9 +61,10 @@ if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --
 [[ ${CONVERSION_STEP:-last} =~ ^([1-9][0-9]*|last)$ ]] || usage "CONVERSION_STEP=$CONVERSION_STEP; give a saved step, or last"
 [[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
 [[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
-if [[ $ENGINE == nemo-rl && -n ${RAY_CPUS:-} ]]; then # with fewer NeMo-RL waits for ever: see engines/nemo-rl.sh
-    [[ $RAY_CPUS =~ ^[1-9][0-9]*$ && $RAY_CPUS -gt $GPUS_PER_NODE ]] ||
-        usage "RAY_CPUS=$RAY_CPUS; give $((GPUS_PER_NODE + 1)) or more, a CPU for each GPU of a node and one, or leave it out"
+if [[ $ENGINE == nemo-rl ]]; then
+    # shellcheck source=scripts/engines/nemo-rl.sh
+    . "$ROOT/scripts/engines/nemo-rl.sh"
+    check_ray_cpus
 fi
 [[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
 for name in EVAL_ROWS EVAL_BATCH; do

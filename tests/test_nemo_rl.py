@@ -491,6 +491,17 @@ def test_no_secret_is_printed(repo: Repo) -> None:
     assert not any(word in output.lower() for word in ("hush", "hf_token", "api_key"))
 
 
+def test_too_few_cpus_for_ray_are_refused_before_anything_is_queued(repo: Repo) -> None:
+    """A node of qwen7b has 8 GPUs: with 8 CPUs for Ray, NeMo-RL waits for ever at "Setting up model"."""
+    submit = ("scripts/submit.sh", "train", "qwen7b", "1")
+    env = {"LAUNCHER": "slurm", "DRY_RUN": "1"}
+    for wrong in ("1", "8", "0", "many", "9x", "-9"):
+        failed(repo.call(*submit, RAY_CPUS=wrong, **env), f"RAY_CPUS={wrong}; give 9 or more", status=(2,))
+    for right in ("9", "64"):
+        assert "sbatch --parsable" in ok(repo.call(*submit, RAY_CPUS=right, **env))
+    ok(repo.call(*submit, **env))
+
+
 def test_the_base_cache_is_of_one_model() -> None:
     recipe = load()
     paths = recipes.Paths("/WORK", "qwen7b", "1", recipe)

@@ -177,6 +177,10 @@ def test_links_that_fail_say_why_within_a_minute(two_nodes: Repo) -> None:
     assert job.wait(90) == "FAILED" and job.ran() <= 60, job.log()
     assert "node2: SETUP_COMMAND failed with status 4" in last_line(job)
 
+    job = link(repo, RAY_CPUS=2)  # given to sbatch directly, so that nobody has looked before
+    job.wait(60)
+    assert "RAY_CPUS=2; give 3 or more" in last_line(job)
+
     job = link(repo, STANDIN_EXIT=7, STANDIN_AFTER=12)
     until(job, lambda: (logs(repo, job) / "end").exists(), 200)
     ended = time.time()

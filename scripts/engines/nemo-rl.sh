@@ -11,6 +11,15 @@ engine_container() {
     container nemo-rl
 }
 
+# check_ray_cpus: RAY_CPUS, where it is given, is enough. A node's workers take a CPU each, and NeMo-RL asks for one more
+# on every node while it sets up: with fewer it would wait for ever (v0.7.0 nemo_rl/distributed/virtual_cluster.py:803,
+# nemo_rl/utils/venvs.py:169-172).
+check_ray_cpus() {
+    local least=$((GPUS_PER_NODE + 1))
+    [[ ${RAY_CPUS:-$least} =~ ^[1-9][0-9]*$ && ${RAY_CPUS:-$least} -ge $least ]] ||
+        usage "RAY_CPUS=$RAY_CPUS; give $least or more, a CPU for each GPU of a node and one, or leave it out"
+}
+
 # nemo_rl_env: what NeMo-RL reads from the environment, so that nothing of it stands on a command line.
 nemo_rl_env() {
     local folders
@@ -74,6 +83,11 @@ engine_train() {
         usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
     [[ $DEVICE == cpu || ${GPUS_FLAG:-} == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
+    if [[ -z ${RAY_CPUS:-} ]]; then
+        cpus=$(job_cpus)
+        RAY_CPUS=$((cpus > GPUS_PER_NODE ? cpus : GPUS_PER_NODE + 1))
+    fi
+    check_ray_cpus
     nemo_rl_env
     if [[ $BACKEND == megatron && ! -d $CACHE/iter_0000000 ]]; then
         die "the base model is not converted for Megatron; run: make cache MODEL=$MODEL ROUND=$ROUND"
@@ -84,13 +98,6 @@ engine_train() {
     RAY_CANARY=$SLURM_JOB_ID-$RANDOM$RANDOM
     printf '%s\n' "$RAY_CANARY" >"$logs/canary"
 
-    # A node's workers take a CPU each, and NeMo-RL asks for one more on every node while it sets up: with fewer it would
-    # wait for ever (v0.7.0 nemo_rl/distributed/virtual_cluster.py:803, nemo_rl/utils/venvs.py:169-172).
-    if [[ -z ${RAY_CPUS:-} ]]; then
-        cpus=$(job_cpus)
-        RAY_CPUS=$((cpus > GPUS_PER_NODE ? cpus : GPUS_PER_NODE + 1))
-    fi
-    ((RAY_CPUS > GPUS_PER_NODE)) || usage "RAY_CPUS=$RAY_CPUS; NeMo-RL needs $((GPUS_PER_NODE + 1)) or more: a CPU a GPU and one"
     head=$(job_hosts | sed -n 1p)
     ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
     [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
