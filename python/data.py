@@ -271,7 +271,7 @@ def filter_of(recipe: recipes.Recipe, paths: recipes.Paths, given: Path | None) 
     if not given:
         from hub import download
 
-        download(repo, recipe["FILTER_TOKENIZER_REVISION"], folder, "model", ["tokenizer*.json"])
+        download(repo, recipe["FILTER_TOKENIZER_REVISION"], folder, "model", ["tokenizer*.json"], "TOKENIZER")
     if not (folder / "tokenizer.json").is_file():
         raise Failure(f"{folder} has no tokenizer.json; set TOKENIZER to a folder with that of {repo}")
     return Filter(

@@ -154,8 +154,9 @@ def fetch(name: str, target: Path) -> tuple[Path, str]:
     try:
         return target, download(repo, REVISION, target, "dataset", [pattern])
     except Failure as failure:
-        gated = "accept its terms on the hub, set HF_TOKEN, " if repo == "Idavidrein/gpqa" else ""
-        raise Failure(f"{failure}; {gated}or give the files: DATA_SRC=dir") from None
+        if repo != "Idavidrein/gpqa":
+            raise
+        raise Failure(f"{failure}; it is gated: accept its terms on the hub, and set HF_TOKEN") from None
 
 
 def prepare(name: str, work: Path, given: Path | None) -> None:

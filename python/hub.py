@@ -11,12 +11,12 @@ RECORD = "DOWNLOAD"  # in a folder that is complete: repo, kind, asked revision,
 SOURCE = {"model": "MODEL_SRC", "dataset": "DATA_SRC"}  # what names files that are here already
 
 
-def refuse(repo: str, revision: str, kind: str, error: Exception) -> NoReturn:
-    """Raise the Failure that says what to do about an error of huggingface_hub's."""
+def refuse(repo: str, revision: str, option: str, error: Exception) -> NoReturn:
+    """Raise the Failure that says what to do about an error of huggingface_hub's; option: see download."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    here = f"give the files with {SOURCE[kind]}=dir"
+    here = f"give the files with {option}=dir"
     if isinstance(error, OfflineModeIsEnabled):
         raise Failure(f"{repo} is not here, and HF_HUB_OFFLINE is set; unset it, or {here}") from None
     if isinstance(error, HfHubHTTPError) and error.response is not None:
@@ -33,14 +33,14 @@ def refuse(repo: str, revision: str, kind: str, error: Exception) -> NoReturn:
     ) from None
 
 
-def listing(repo: str, revision: str, kind: str) -> tuple[str, dict[str, int | None]]:
+def listing(repo: str, revision: str, kind: str, option: str) -> tuple[str, dict[str, int | None]]:
     """(commit, file -> bytes) of a repository. Raises Failure when the hub does not answer or does not know it."""
     from huggingface_hub import HfApi
 
     try:
         found = HfApi().repo_info(repo, revision=revision, repo_type=kind, files_metadata=True)
     except Exception as error:  # the HTTP library's own errors differ between versions
-        refuse(repo, revision, kind, error)
+        refuse(repo, revision, option, error)
     return found.sha, {file.rfilename: file.size for file in found.siblings or []}
 
 
@@ -54,8 +54,10 @@ def check_record(target: Path, have: dict[str, Any], repo: str, revision: str, k
         raise Failure(f"{target} holds {repo} at {old}, not at {revision[:12]}; {away}")
 
 
-def download(repo: str, revision: str, target: Path, kind: str, patterns: list[str]) -> str:
+def download(repo: str, revision: str, target: Path, kind: str, patterns: list[str], option: str = "") -> str:
     """Bring the files of a repository to `target`; returns the commit. Raises Failure.
+
+    option: what names a folder that has them already, in errors (default: that of the kind).
 
     A moving revision such as main is resolved once. A killed download resumes at the first file that is not complete
     (within a file the pinned huggingface_hub starts over). What is there of another repository or revision is refused;
@@ -89,7 +91,7 @@ def download(repo: str, revision: str, target: Path, kind: str, patterns: list[s
             log(f"removing what was begun of {begun['repo'] if begun else repo}: another revision is asked for now")
             shutil.rmtree(part)
         commit = revision
-    commit, files = listing(repo, commit, kind)
+    commit, files = listing(repo, commit, kind, option or SOURCE[kind])
     wanted = list(filter_repo_objects(files, allow_patterns=patterns))
     if not wanted:
         raise Failure(f"{repo} at {commit[:12]} has no file like {', '.join(patterns[:3])}; check its name")

@@ -450,6 +450,10 @@ def test_the_filters_tokenizer_comes_from_the_hub_once(repo: Repo, hub: Hub, pre
     source = prepared.work / "data/mini/source"
     repo.edit("recipes/round2.env", "97e1e76335b7017d8f67c08a19d103c0504298c9", COMMIT)
     repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000", "FILTER_MIN_TOKENS=20")
+    away = hub_env(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
+    failed(
+        repo.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, **away), "HF_HUB_OFFLINE is set", "TOKENIZER=dir"
+    )
     for again in (False, True):
         out = ok(repo.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, **hub_env(hub, tmp_path)))
         assert ("already there" in out) == again
