@@ -10,7 +10,7 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 
 COPY docker/requirements.txt /opt/nemo-sft-repro/docker/
-COPY scripts/lib.sh scripts/setup.sh /opt/nemo-sft-repro/scripts/
+COPY scripts/lib.sh scripts/slurm.sh scripts/setup.sh /opt/nemo-sft-repro/scripts/
 ENV VENV=/opt/venv
 RUN PIP_NO_CACHE_DIR=1 /opt/nemo-sft-repro/scripts/setup.sh
 

@@ -207,6 +207,23 @@ def test_every_engine_has_a_dockerfile_a_base_and_a_smoke_test() -> None:
         )
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_an_image_copies_runs_without_the_rest(engine: str, tmp_path: Path) -> None:
+    """A script that an image copies may source only what is copied beside it: --help runs all that it sources."""
+    for line in (ROOT / f"docker/{engine}.Dockerfile").read_text().splitlines():
+        if line.startswith("COPY "):
+            *files, target = line.split()[1:]
+            for file in files:
+                to = tmp_path / target.removeprefix("/opt/nemo-sft-repro/") / Path(file).name
+                to.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / file, to)
+    run = [p for p in tmp_path.rglob("*.sh") if os.access(p, os.X_OK)]
+    assert bool(run) == (engine == "cpu")
+    for script in run:
+        shown = subprocess.run([script, "--help"], capture_output=True, text=True, cwd="/")
+        assert not shown.returncode and shown.stdout.startswith(script.name) and not shown.stderr, shown
+
+
 def test_a_smoke_test_that_fails_says_which_import(tmp_path: Path) -> None:
     run = [sys.executable, ROOT / "docker/smoke.py"]
     fails = subprocess.run([*run, "nemo-rl"], capture_output=True, text=True, cwd=tmp_path)
