@@ -28,7 +28,7 @@ endif
 
 # The recipe as make reads it; the scripts read it for everything else, and a test holds the three readers together.
 ifeq ($(MAKECMDGOALS),show-make)
-  RECIPE := $(shell python3 -Es python/recipe.py '$(MODEL)' '$(ROUND)' --files)
+  RECIPE := $(shell python3 -Es python/tools/recipe.py '$(MODEL)' '$(ROUND)' --files)
   include $(RECIPE)
   KEYS := $(shell sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' $(RECIPE) | LC_ALL=C sort)
 endif
@@ -41,7 +41,7 @@ venv := $(if $(DRY_RUN),,setup)
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
 	  /^[a-z0-9-]+:.*## / {printf "  %-11s  %s\n", $$1, $$2}' Makefile
-	@printf '\nmodels: %s\n' "$$(python3 -Es python/recipe.py --models | paste -sd ' ')"
+	@printf '\nmodels: %s\n' "$$(python3 -Es python/tools/recipe.py --models | paste -sd ' ')"
 
 demo: setup ## the whole chain on a tiny model, on this machine, without a GPU: MODEL=tiny or tiny-reasoning
 	@scripts/demo.sh "$${MODEL:-tiny}"
@@ -102,4 +102,4 @@ clean: ## remove .venv; what was trained stays
 
 .PHONY: need-model
 need-model:
-	@[[ -n "$$MODEL" ]] || { echo "error: say which model, e.g. make $(firstword $(MAKECMDGOALS)) MODEL=qwen7b; models: $$(python3 -Es python/recipe.py --models | paste -sd ' ')" >&2; exit 2; }
+	@[[ -n "$$MODEL" ]] || { echo "error: say which model, e.g. make $(firstword $(MAKECMDGOALS)) MODEL=qwen7b; models: $$(python3 -Es python/tools/recipe.py --models | paste -sd ' ')" >&2; exit 2; }

@@ -15,24 +15,16 @@ import shutil
 import sys
 from pathlib import Path
 
-import recipe as recipes
-from convert import tensors, verify
-from lib import (
-    Failure,
-    describe,
-    is_done,
-    log,
-    new_folder,
-    read_json,
-    recipe_hash,
-    run,
-    sha256,
-    usage,
-    write_done,
-    write_json,
-)
-from mean import SIZES, Layout, size_of, write_means
-from openmath import ENDS
+from sft.lib.done import describe, is_done, new_folder, recipe_hash, write_done
+from sft.lib.errors import Failure, run, usage
+from sft.lib.files import read_json, sha256, write_json
+from sft.lib.progress import log
+from sft.model.folder import tensors, verify
+from sft.model.mean import SIZES, Layout, size_of, write_means
+from sft.recipe.command import open_run, run_parser
+from sft.recipe.keys import stage_keys
+from sft.recipe.paths import REMOVED, Paths, converted, removed
+from sft.rows.chat import ENDS
 
 
 def check_alike(folders: list[Path]) -> list[Layout]:
@@ -93,7 +85,7 @@ def check_written(folder: Path) -> None:
             raise Failure(f"{file} is not what was written; no step was removed; remove {folder} and average again")
 
 
-def remove_inputs(paths: recipes.Paths, folders: list[Path]) -> None:
+def remove_inputs(paths: Paths, folders: list[Path]) -> None:
     """Remove the converted steps that are averaged, having read the average back; their manifests are kept beside it.
 
     Steps that are gone already are passed over. The checkpoints of training are not touched.
@@ -106,7 +98,7 @@ def remove_inputs(paths: recipes.Paths, folders: list[Path]) -> None:
         return
     check_written(paths.average)
     # First the record, then each folder under its scratch name: whatever stops us, a rerun finds its way.
-    write_json(paths.average / recipes.REMOVED, recipes.removed(paths) | {f.name: read_json(f / "DONE") for f in there})
+    write_json(paths.average / REMOVED, removed(paths) | {f.name: read_json(f / "DONE") for f in there})
     for folder in there:
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
@@ -129,15 +121,15 @@ def main() -> None:
         with new_folder(args.to) as part:
             average(args.of, part, args.workers)
         return
-    parser = recipes.parser(__doc__)
+    parser = run_parser(__doc__)
     parser.add_argument("--remove-inputs", action="store_true", help="remove the converted steps once averaged")
     parser.add_argument("--workers", **workers)
-    args, recipe, paths = recipes.open_run(parser)
+    args, recipe, paths = open_run(parser)
     steps = recipe["AVERAGE_STEPS"].split(",")
     folders = [paths.convert / f"step_{step}" for step in steps]
-    keys = recipes.stage_keys(recipe, "average")
+    keys = stage_keys(recipe, "average")
     again = f"run: make convert MODEL={args.model} ROUND={args.round}"
-    inputs = {f"step_{step}": recipe_hash(recipes.converted(paths, step, again)["outputs"]) for step in steps}
+    inputs = {f"step_{step}": recipe_hash(converted(paths, step, again)["outputs"]) for step in steps}
     if is_done(paths.average, keys, inputs):
         log(f"average: {paths.average} is already there")
     else:

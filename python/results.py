@@ -8,22 +8,25 @@ Reads the DONE of every stage and the training log; writes WORK/runs/<model>/rou
 from pathlib import Path
 from typing import Any
 
-import recipe as recipes
-from checkpoints import history
-from lib import is_done, log, new_folder, read_done, recipe_hash, run, write_done, write_json
-from metrics import score_rows
+from sft.engines.saved import history
+from sft.eval.metrics import score_rows
+from sft.lib.done import is_done, new_folder, read_done, recipe_hash, write_done
+from sft.lib.errors import run
+from sft.lib.files import write_json
+from sft.lib.progress import log
+from sft.recipe.command import open_run, run_parser
+from sft.recipe.keys import Recipe, stage_keys
+from sft.recipe.paths import Paths, converted
 
 
-def collect(paths: recipes.Paths, recipe: recipes.Recipe, again: str) -> dict[str, dict[str, Any]]:
+def collect(paths: Paths, recipe: Recipe, again: str) -> dict[str, dict[str, Any]]:
     """The manifest of every stage; convert's is the sum over its steps. Raises Failure for the first unfinished one."""
 
     def finished(name: str, folder: Path) -> dict[str, dict[str, Any]]:
         return {name: read_done(folder, f"run: make {name} {again}")}
 
     done = finished("data", paths.data) | finished("model", paths.start) | finished("train", paths.train)
-    steps = [
-        recipes.converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")
-    ]
+    steps = [converted(paths, step, f"run: make convert {again}") for step in recipe["AVERAGE_STEPS"].split(",")]
     done["convert"] = {
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "peak_memory_bytes": max(step["peak_memory_bytes"] for step in steps),
@@ -116,9 +119,9 @@ def draw(metrics: dict[int, dict[str, Any]], title: str, target: Path) -> None:
 
 
 def main() -> None:
-    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
+    args, recipe, paths = open_run(run_parser(__doc__))
     done = collect(paths, recipe, f"MODEL={args.model} ROUND={args.round}")
-    keys = recipes.stage_keys(recipe, "results")
+    keys = stage_keys(recipe, "results")
     inputs = done["eval"]["inputs"] | done["train"]["inputs"]
     if is_done(paths.results, keys, inputs):
         log(f"results: {paths.results} is already there")

@@ -151,11 +151,12 @@ fi
 PYTHONPATH=$ROOT/python python3 -c 'if True:
     import json, sys
     from pathlib import Path
-    import lib
+    from sft.lib.done import code_identity
+    from sft.lib.files import write_json
     record, engine, base, digest, tag, versions = sys.argv[1:]
-    versions, code = json.loads(versions.splitlines()[-1]), lib.code_identity()
-    lib.write_json(Path(record), {"engine": engine, "base": base, "base_digest": digest or None, "tag": tag,
-                                  "versions": versions, "code": code})
+    versions, code = json.loads(versions.splitlines()[-1]), code_identity()
+    write_json(Path(record), {"engine": engine, "base": base, "base_digest": digest or None, "tag": tag,
+                              "versions": versions, "code": code})
 ' "$record" "$ENGINE" "$base" "$digest" "$tag" "$found" || die "$record could not be written; check the space in WORK"
 log "container: $found"
 if [[ $base != *@sha256:* && -z ${BASE_IMAGE:-} && -n $digest ]]; then

@@ -12,13 +12,14 @@
 help_on_request "$@"
 unset SCHEMA # of the environment: the recipe says whose rows they are
 open_stage "$@"
+openmath=
 case ${SCHEMA:-openmath} in
-    nemotron) prepare=curate known=(tokenizer=TOKENIZER lang-model=LANG_MODEL lang-model-url=LANG_MODEL_URL workers=WORKERS) ;;
-    dolly | squad) prepare=qa known=() ;;
-    *) prepare=data known=(tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS) ;;
+    nemotron) known=(tokenizer=TOKENIZER lang-model=LANG_MODEL lang-model-url=LANG_MODEL_URL workers=WORKERS) ;;
+    dolly | squad) known=() ;;
+    *) openmath=1 known=(tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS) ;;
 esac
 for name in DATA_FORMAT DATA_FORM DATA_COLUMNS; do
-    if [[ $prepare != data && -n ${!name:-} ]]; then usage "$name=${!name} is for OpenMathReasoning's rows; leave it out"; fi
+    if [[ -z $openmath && -n ${!name:-} ]]; then usage "$name=${!name} is for OpenMathReasoning's rows; leave it out"; fi
 done
 options=()
 for pair in source=DATA_SRC "${known[@]}"; do
@@ -26,5 +27,5 @@ for pair in source=DATA_SRC "${known[@]}"; do
     if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
 done
 lock "$WORK/data/.lock" 1 "make data below $WORK"
-stage "$prepare" "${options[@]}"
-if [[ ${REPORT:-} != none ]]; then stage report --if-possible ${TOKENIZER:+--tokenizer "$TOKENIZER"}; fi
+stage data "${options[@]}"
+if [[ ${REPORT:-} != none ]]; then stage tools/report --if-possible ${TOKENIZER:+--tokenizer "$TOKENIZER"}; fi

@@ -10,4 +10,4 @@ open_stage "$@"
 options=()
 if [[ -n ${DATA_SRC:-} ]]; then options+=(--source "$DATA_SRC"); fi
 lock "$WORK/data/.lock" 1 "make data below $WORK"
-stage eval_sets "${options[@]}"
+stage tools/eval_data "${options[@]}"

@@ -7,7 +7,7 @@
 # PYTHON=python3                         a Python that has torch with CUDA, say that of the automodel image, not .venv's;
 #                                        by itself: PYTHONPATH and the user's site-packages are left out
 #
-# The options: .venv/bin/python python/gpu_bench.py --help
+# The options: .venv/bin/python tests/bench/gpu_bench.py --help
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
@@ -21,7 +21,7 @@ if [[ -z ${PYTHON:-} ]]; then
     open_venv
     PYTHON=$VENV/bin/python
 fi
-command=("$PYTHON" "$ROOT/python/gpu_bench.py" --work "${WORK:-$ROOT/work}" "${words[@]}" "$@")
+command=("$PYTHON" "$ROOT/tests/bench/gpu_bench.py" --work "${WORK:-$ROOT/work}" "${words[@]}" "$@")
 if dry; then
     show "${command[@]}"
     exit

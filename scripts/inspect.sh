@@ -13,4 +13,4 @@ MODEL=$1 ROUND=$2
 load_cluster
 WORK=$(realpath -ms -- "${WORK:-$ROOT/work}") # only read, so it need not be writable
 open_venv
-stage inspect_rows ${ROW:+--row="$ROW"} "${@:3}"
+stage tools/inspect_rows ${ROW:+--row="$ROW"} "${@:3}"

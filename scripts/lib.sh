@@ -43,7 +43,7 @@ load_cluster() {
 # load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable.
 load_recipe() {
     local files file
-    files=$(python3 "$ROOT/python/recipe.py" --files -- "$1" "$2") || exit 2
+    files=$(python3 "$ROOT/python/tools/recipe.py" --files -- "$1" "$2") || exit 2
     while IFS= read -r file; do
         # shellcheck source=/dev/null
         . "$file"
@@ -54,7 +54,7 @@ load_recipe() {
 show_recipe() {
     local files key
     load_recipe "$@"
-    mapfile -t files < <(python3 "$ROOT/python/recipe.py" --files -- "$1" "$2")
+    mapfile -t files < <(python3 "$ROOT/python/tools/recipe.py" --files -- "$1" "$2")
     sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' "${files[@]}" | LC_ALL=C sort |
         while read -r key; do printf '%s=%s\n' "$key" "${!key}"; done
 }

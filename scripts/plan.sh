@@ -20,4 +20,4 @@ for pair in time-limit=SBATCH_TIMELIMIT gpu=GPU gpu-memory=GPU_MEMORY mfu=MFU br
     if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}=${!name}"); fi
 done
 # -B: it writes nothing, not even compiled files beside the code.
-exec python3 -B "$ROOT/python/plan.py" "$1" "$2" --work "${WORK:-$ROOT/work}" "${options[@]}" "${@:3}"
+exec python3 -B "$ROOT/python/tools/plan.py" "$1" "$2" --work "${WORK:-$ROOT/work}" "${options[@]}" "${@:3}"

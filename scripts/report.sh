@@ -12,4 +12,4 @@ for pair in rows=ROWS tokenizer=TOKENIZER workers=WORKERS; do
     name=${pair#*=}
     if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
 done
-stage report "${options[@]}"
+stage tools/report "${options[@]}"

@@ -6,7 +6,7 @@
 # ARGS='--tokenizer dir --prompt-config generic/math'   options, quoted as in a shell; OPTION... are added to them
 # WORKERS=n                      processes (default: one a core)
 #
-# The options: .venv/bin/python python/sft_data.py --help
+# The options: .venv/bin/python python/tools/sft_data.py --help
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
@@ -23,7 +23,7 @@ mapfile -d '' -t words < <(
 wait $! || usage "ARGS=$ARGS has a quote that is not closed; close it"
 open_work
 open_venv
-command=("$VENV/bin/python" "$ROOT/python/sft_data.py" --work "$WORK" "${options[@]}" "${words[@]}" "$@")
+command=("$VENV/bin/python" "$ROOT/python/tools/sft_data.py" --work "$WORK" "${options[@]}" "${words[@]}" "$@")
 if dry; then
     show "${command[@]}"
     exit

@@ -11,10 +11,10 @@ if [[ -f SNAPSHOT ]]; then # a chain started from a snapshot is that snapshot
     exit
 fi
 
-lib() { PYTHONPATH=python python3 -c "import json, lib; $1"; }
-mapfile -t code < <(lib 'print(*lib.CODE, sep="\n")')
-identity=$(lib 'print(json.dumps(lib.code_identity()))')
-commit=$(lib 'print(lib.code_identity()["commit"][:12])')
+done_py() { PYTHONPATH=python python3 -c "import json; from sft.lib.done import CODE, code_identity; $1"; }
+mapfile -t code < <(done_py 'print(*CODE, sep="\n")')
+identity=$(done_py 'print(json.dumps(code_identity()))')
+commit=$(done_py 'print(code_identity()["commit"][:12])')
 pack=(tar --sort=name --owner=0 --group=0 --mtime=@0 --exclude=__pycache__ -c)
 sum=$("${pack[@]}" "${code[@]}" | sha256sum | cut -c1-64)
 target=$1/code/$commit-${sum:0:12}

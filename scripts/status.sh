@@ -5,4 +5,4 @@
 help_on_request "$@"
 [[ $# == 2 ]] || usage 'wrong number of arguments; usage: status.sh MODEL ROUND'
 load_cluster
-exec python3 "$ROOT/python/status.py" "$1" "$2" --work "${WORK:-$ROOT/work}"
+exec python3 "$ROOT/python/tools/status.py" "$1" "$2" --work "${WORK:-$ROOT/work}"

@@ -77,12 +77,12 @@ check_inputs() {
     local again="MODEL=$MODEL ROUND=$ROUND" step
     case $STAGE in
         cache)
-            [[ -n $(stage nemo_rl_link cache) ]]
+            [[ -n $(stage train --base) ]]
             check_container
             ;;
         train)
             stage train --check >/dev/null
-            if [[ $ENGINE == nemo-rl ]]; then stage nemo_rl >/dev/null; fi
+            if [[ $ENGINE == nemo-rl ]]; then stage engine --render >/dev/null; fi
             check_container
             ;;
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;

@@ -15,7 +15,7 @@ from typing import NoReturn
 import pytest
 
 ROOT = Path(__file__).parent.parent
-CODE = ("scripts", "sbatch", "python", "recipes", "docker", "Makefile", "cluster.env.example")
+CODE = ("scripts", "sbatch", "python", "recipes", "docker", "tests/bench", "Makefile", "cluster.env.example")
 VENV = Path(sys.prefix)
 SLURM = ROOT / "tests" / "slurm"
 
@@ -75,11 +75,9 @@ class Repo:
 
     def losses(self, model: str = "mini") -> dict[int, float]:
         """Step -> loss as the project's own reader sees the log: of a step trained twice, the later one."""
-        import checkpoints
+        from sft.engines import saved
 
-        return {
-            step: row["loss"] for step, row in checkpoints.losses(self.run_dir(model) / "train" / "checkpoints").items()
-        }
+        return {step: row["loss"] for step, row in saved.losses(self.run_dir(model) / "train" / "checkpoints").items()}
 
     def done(self, folder: Path) -> dict:
         return json.loads((folder / "DONE").read_text())

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from conftest import Repo
-from lib import describe, write_done
+from sft.lib.done import describe, write_done
 
 BOS, END_OF_TEXT, END_OF_TURN = "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"
 SPECIAL = [BOS, END_OF_TEXT, "<|start_header_id|>", "<|end_header_id|>", END_OF_TURN]

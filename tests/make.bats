@@ -25,7 +25,7 @@ golden() {
     stages=$(grep -oE '^  (data|sft-data|report|inspect|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
     [ "$stages" = datasft-datareportinspectmodeltrainconvertaverageevalresults ]
     models=$(sed -n 's/^models: //p' <<<"$output")
-    [ "$models" = "$(python3 python/recipe.py --models | paste -sd ' ')" ]
+    [ "$models" = "$(python3 python/tools/recipe.py --models | paste -sd ' ')" ]
     for model in llama3-lora llama3-sft llama31-8b qwen1.5b qwen14b qwen3-30b-a3b qwen3-8b qwen32b qwen7b reasoning-full \
         reasoning-lora tiny; do
         [[ " $models " == *" $model "* ]]
@@ -34,7 +34,8 @@ golden() {
 
 @test "every target of the help exists, and has a script or a job" {
     for stage in train convert average eval results; do [ -f "sbatch/$stage.sbatch" ] && [ -f "python/$stage.py" ]; done
-    for stage in data model report; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
+    for stage in data model; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
+    for tool in plan report status; do [ -x "scripts/$tool.sh" ] && [ -f "python/tools/$tool.py" ]; done
     while read -r target; do make -n "$target" MODEL=tiny CI=true >/dev/null; done < <(make | awk '/^  [a-z]/ {print $1}')
 }
 
@@ -104,12 +105,12 @@ golden() {
     run scripts/gpu-bench.sh --help
     [ "$status" -eq 0 ]
     [[ ${lines[0]} == "gpu-bench.sh [OPTION...]: "* ]]
-    run "$VENV/bin/python" python/gpu_bench.py --help
+    run "$VENV/bin/python" tests/bench/gpu_bench.py --help
     [ "$status" -eq 0 ]
     [[ $output == *usage* && $output == *"--settings"* ]]
     ARGS="--settings 'sdpa,flash'" DRY_RUN=1 WORK="$TMP/w" PYTHON=/opt/python run scripts/gpu-bench.sh --steps 3
     [ "$status" -eq 0 ]
-    [ "$output" = "/opt/python $ROOT/python/gpu_bench.py --work $TMP/w --settings sdpa\\,flash --steps 3" ]
+    [ "$output" = "/opt/python $ROOT/tests/bench/gpu_bench.py --work $TMP/w --settings sdpa\\,flash --steps 3" ]
     ARGS="--settings 'sdpa" run scripts/gpu-bench.sh
     [ "$status" -eq 2 ]
     [[ ${lines[0]} == "error: ARGS="*" has a quote that is not closed; close it" ]]
@@ -126,16 +127,16 @@ golden() {
     run make -s data MODEL=qwen7b DATA_SRC=/data DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$status" -eq 0 ]
     [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 1 --work $TMP/w --source /data
-$TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible" ]
+$TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-possible" ]
     run make -s data MODEL=qwen7b ROUND=2 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" TOKENIZER=/tok DATA_FORMAT=parquet \
         DATA_FORM=messages DATA_COLUMNS=a,b WORKERS=3 REPORT=none
     [ "$output" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 2 --work $TMP/w --tokenizer /tok --format parquet --form messages --columns a\\,b --workers 3" ]
     run make -s report MODEL=qwen7b ROWS=0 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
-    [ "$output" = "$TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --rows 0" ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --rows 0" ]
     run make -s inspect MODEL=qwen7b ROW=7 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
-    [ "$output" = "$TMP/venv/bin/python $ROOT/python/inspect_rows.py qwen7b 1 --work $TMP/w --row=7" ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/tools/inspect_rows.py qwen7b 1 --work $TMP/w --row=7" ]
     run make -s sft-data INPUT='a*.jsonl' NAME=mine ARGS="--system-message 'two words'" DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
-    [ "$output" = "$TMP/venv/bin/python $ROOT/python/sft_data.py --work $TMP/w --input-files a\\*.jsonl --name mine --system-message two\\ words" ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/tools/sft_data.py --work $TMP/w --input-files a\\*.jsonl --name mine --system-message two\\ words" ]
     run make -s model MODEL=qwen7b DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$output" = "$TMP/venv/bin/python $ROOT/python/model.py qwen7b 1 --work $TMP/w" ]
     [ -z "$(ls "$TMP")" ]
@@ -178,7 +179,7 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
     [ "$status" -eq 2 ]
     [[ ${lines[0]} == "error: recipe reasoning-lora ends with step 2000, there is nothing to average; run: make convert "* ]]
     run make -s eval-data MODEL=reasoning-lora DATA_SRC=/sets DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
-    [ "$output" = "$TMP/venv/bin/python $ROOT/python/eval_sets.py reasoning-lora 1 --work $TMP/w --source /sets" ]
+    [ "$output" = "$TMP/venv/bin/python $ROOT/python/tools/eval_data.py reasoning-lora 1 --work $TMP/w --source /sets" ]
     run env EVAL_ROWS=100 EVAL_BATCH=4 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" bash -c         'touch "$0/SNAPSHOT" && cp -r scripts sbatch python recipes "$0" && bash "$0/sbatch/eval.sbatch" llama3-lora 1' "$TMP"
     [ "$output" = "$TMP/venv/bin/python $TMP/python/eval.py llama3-lora 1 --work $TMP/w --rows 100 --batch 4" ]
 }
@@ -294,12 +295,12 @@ $TMP/venv/bin/python $ROOT/python/report.py qwen7b 1 --work $TMP/w --if-possible
 }
 
 @test "every script explains itself" {
-    for script in scripts/{show,data,sft-data,eval-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,ray,container}.sh scripts/engines/nemo-rl-inside.sh sbatch/*.sbatch; do
+    for script in scripts/{show,data,sft-data,eval-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,container}.sh scripts/engines/{ray,nemo-rl-inside}.sh sbatch/*.sbatch; do
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for script in python/{recipe,nemo_rl,nemo_rl_link,nemo_rl_log,ray_wait,checkpoints,plan,data,qa,eval_sets,sft_data,report,inspect_rows,model,train,convert,average,eval,results,status}.py; do
+    for script in python/*.py python/tools/[a-z]*.py scripts/engines/ray_wait.py tests/bench/gpu_bench.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

@@ -34,10 +34,15 @@ from nemo.lightning.pytorch.callbacks import ModelCheckpoint
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-import checkpoints
-import nemo2
-import nemo2_parts
-import recipe as recipes
+from sft.engines.nemo2 import config as nemo2_config
+from sft.engines.nemo2 import parts
+from sft.engines.nemo2.config import base_folder, render
+from sft.engines.nemo2.link import build, resolve
+from sft.engines.nemo2.saved import clean
+from sft.engines.saved import losses, saved_steps
+from sft.recipe.keys import Recipe
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 ROOT = Path(__file__).parent.parent
 RUNS = [
@@ -71,7 +76,7 @@ def check_arguments(where: str, data: Any, built: Any) -> int:
         if not isinstance(data, dict) or not data.keys() & {"_call_", "_object_"}:
             assert data == built, f"{where}: {data!r} became {built!r}"
         return 0
-    target, checked = nemo2.resolve(data["_target_"]), 0
+    target, checked = resolve(data["_target_"]), 0
     assert built.__fn_or_cls__ is target, where
     known = parameters(target)
     for key, value in data.items():
@@ -90,22 +95,22 @@ def check_arguments(where: str, data: Any, built: Any) -> int:
 
 def check_run(model: str, round_: str) -> int:
     """One recipe and round; returns how many arguments were checked."""
-    recipe = recipes.load(model, round_)
+    recipe = load(model, round_)
     golden = yaml.safe_load((ROOT / "tests" / "golden" / f"{model}.round{round_}.nemo2.yaml").read_text())
-    paths = recipes.Paths("/WORK", model, round_, recipe)
-    base = nemo2.base_folder(paths, "HASH")
-    made = nemo2.render(recipe, paths, base, paths.train / "checkpoints" / "step=N-last")
+    paths = Paths("/WORK", model, round_, recipe)
+    base = base_folder(paths, "HASH")
+    made = render(recipe, paths, base, paths.train / "checkpoints" / "step=N-last")
     assert golden == json.loads(json.dumps(made)), f"{model} {round_}: not as its golden file"
     made.pop("environment")
     checked = 0
     for name, part in made.items():
-        built = nemo2.build(part)
+        built = build(part)
         assert isinstance(built, run.Partial), name
         checked += check_arguments(f"{model} {round_} {name}", part, built)
         inspect.signature(built.__fn_or_cls__).bind(**built.__arguments__)  # nothing that it needs is missing
 
     # What needs a GPU to be built is only the accelerator and Transformer Engine's fused RoPE.
-    tuned = nemo2.build(made["finetune"])
+    tuned = build(made["finetune"])
     tuned.model.config.apply_rope_fusion = False
     tuned.trainer.accelerator, tuned.trainer.devices, tuned.trainer.num_nodes = "cpu", 1, 1
     trainer, data, optim = fdl.build(tuned.trainer), fdl.build(tuned.data), fdl.build(tuned.optim)
@@ -118,7 +123,7 @@ def check_run(model: str, round_: str) -> int:
     assert (config.num_layers, config.hidden_size, config.num_query_groups) == (32, 4096, 8)
     assert log.ckpt._every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
     assert Path(resume.restore_config.path) == base and resume.resume_if_exists
-    assert any(isinstance(c, nemo2_parts.Link) for c in trainer.callbacks)
+    assert any(isinstance(c, parts.Link) for c in trainer.callbacks)
     if "LORA_RANK" in recipe:
         adapter = fdl.build(tuned.peft)
         assert (adapter.dim, adapter.alpha) == (int(recipe["LORA_RANK"]), int(recipe["LORA_ALPHA"]))
@@ -158,11 +163,11 @@ def chat_row(number: int) -> dict[str, str]:
     return {"input": BOS + turn, "output": f"<think> one </think> {number}{EOT}"}
 
 
-def module(recipe: recipes.Recipe, folder: Path, words: AutoTokenizer, **changes: Any) -> Any:
+def module(recipe: Recipe, folder: Path, words: AutoTokenizer, **changes: Any) -> Any:
     """The recipe's data module over the files in `folder`, set up as a trainer does it."""
-    part = nemo2.data(recipe, recipes.Paths("/WORK", "any", "nemo2", recipe))
+    part = nemo2_config.data(recipe, Paths("/WORK", "any", "nemo2", recipe))
     part |= {"dataset_root": str(folder), "num_workers": 0, "pin_memory": False} | changes
-    made = fdl.build(nemo2.build(part, partial=False))
+    made = fdl.build(build(part, partial=False))
     made.tokenizer = words
     made.trainer = pl.Trainer(max_steps=4, accelerator="cpu", logger=False, enable_checkpointing=False)
     made.setup("fit")
@@ -186,7 +191,7 @@ def check_chat_rows(folder: Path, words: AutoTokenizer) -> None:
     )
     [eot], [bos] = ids_of(words, EOT), ids_of(words, BOS)
     for round_ in ("published", "nemo2"):
-        made = module(recipes.load("reasoning-lora", round_), folder, words)
+        made = module(load("reasoning-lora", round_), folder, words)
         data = made._create_dataset(made.train_path, max_num_samples=None, **made.dataset_kwargs)
         example = data[6]
         assert example["input_ids"].count(bos) == 1 and example["input_ids"][0] == bos
@@ -212,7 +217,7 @@ def check_question_rows(folder: Path, words: AutoTokenizer) -> None:
     (folder / "training.jsonl").write_text((json.dumps(row) + "\n") * 8)
     answer = ids_of(words, f" {row['output']}{EOS}")
     for round_ in ("published", "nemo2"):
-        made = module(recipes.load("llama3-lora", round_), folder, words)
+        made = module(load("llama3-lora", round_), folder, words)
         example = made._create_dataset(made.train_path, max_num_samples=None, **made.dataset_kwargs)[0]
         before = ids_of(words, (BOS if round_ == "nemo2" else "") + row["input"])
         assert example["input_ids"] == before + answer and learned(example) == answer
@@ -224,9 +229,9 @@ def check_order(folder: Path, words: AutoTokenizer) -> None:
     (folder / "training.jsonl").write_text("".join(json.dumps(chat_row(100 + n)) + "\n" for n in range(rows)))
 
     def order(round_: str, consumed: int) -> list[int]:
-        recipe = recipes.load("reasoning-full", round_)
+        recipe = load("reasoning-full", round_)
         # Without NeMo's count of the GPUs that have made the same permutation.
-        options = nemo2.dataset(recipe) | {"sanity_check_dist_workers": False}
+        options = nemo2_config.dataset(recipe) | {"sanity_check_dist_workers": False}
         made = module(recipe, folder, words, global_batch_size=batch, dataset_kwargs=options)
         loader = add_megatron_sampler(
             made.train_dataloader(), micro_batch_size=1, global_batch_size=batch, consumed_samples=consumed,
@@ -271,18 +276,18 @@ def check_links(folder: Path, round_: str) -> None:
     The first link ends after LINK_STEPS by NeMo's own means, with a checkpoint; the second goes on from it. NeMo's
     distributed checkpoints are folders of the same names without .ckpt.
     """
-    recipe = recipes.load("reasoning-lora", round_) | {"SAVE_EVERY": "4", "STEPS": "6"}
-    paths = recipes.Paths(folder, "reasoning-lora", round_, recipe)
-    part = nemo2.finetune(recipe, paths, paths.base)
+    recipe = load("reasoning-lora", round_) | {"SAVE_EVERY": "4", "STEPS": "6"}
+    paths = Paths(folder, "reasoning-lora", round_, recipe)
+    part = nemo2_config.finetune(recipe, paths, paths.base)
     part["log"]["ckpt"] |= {"always_save_context": False, "save_context_on_train_end": False}  # of Megatron's models
 
     def train(resume: Path | None = None) -> None:
-        link = fdl.build(nemo2.build(part["trainer"]["callbacks"][0], partial=False))
+        link = fdl.build(build(part["trainer"]["callbacks"][0], partial=False))
         trainer = pl.Trainer(
             max_steps=6, accelerator="cpu", callbacks=[link], logger=False, enable_progress_bar=False,
             enable_model_summary=False, log_every_n_steps=1,
         )  # fmt: skip
-        fdl.build(nemo2.build(part["log"], partial=False)).setup(trainer, resume_if_exists=True)
+        fdl.build(build(part["log"], partial=False)).setup(trainer, resume_if_exists=True)
         trainer.fit(Tiny(), torch.utils.data.DataLoader(torch.ones(64, 1)), ckpt_path=resume)
 
     def saved() -> dict[int, float]:
@@ -290,7 +295,7 @@ def check_links(folder: Path, round_: str) -> None:
         shown = folder / "as-folders"
         for path in (paths.train / "checkpoints").glob("*.ckpt"):
             (shown / path.stem).mkdir(parents=True, exist_ok=True)
-        found = checkpoints.saved_steps("nemo2", shown)
+        found = saved_steps("nemo2", shown)
         shutil.rmtree(shown)
         return {step: float(path.name.split("=")[1].split("-")[0]) for step, path in found.items()}
 
@@ -302,12 +307,12 @@ def check_links(folder: Path, round_: str) -> None:
         assert end.code == 0
     finally:
         del os.environ["LINK_STEPS"]
-    rows = checkpoints.losses(paths.train / "checkpoints")
+    rows = losses(paths.train / "checkpoints")
     assert list(rows) == [1, 2, 3] and rows[1]["loss"] == 1.0, rows
     assert saved() == {3: round(rows[3]["loss"], 4)}, saved()
     [last] = (paths.train / "checkpoints").glob("*-last.ckpt")
     train(last)
-    rows = checkpoints.losses(paths.train / "checkpoints")
+    rows = losses(paths.train / "checkpoints")
     assert list(rows) == list(range(1, 7)) and all(rows[n + 1]["loss"] < rows[n]["loss"] for n in range(1, 6)), rows
     assert list(saved()) == [6], "the first link's save went when the second had one"
     others = sorted(path.name for path in (paths.train / "checkpoints").glob("*.ckpt") if "-last" not in path.name)
@@ -319,10 +324,10 @@ def check_links(folder: Path, round_: str) -> None:
 def check_context(folder: Path) -> None:
     """NeMo writes the trainer into every checkpoint, and makes it again of that to export."""
     strategy = run.Config(nl.MegatronStrategy)
-    callbacks = [run.Config(nemo2_parts.Link, folder=str(folder), steps=6)]
+    callbacks = [run.Config(parts.Link, folder=str(folder), steps=6)]
     made = fdl.build(run.Config(nl.Trainer, accelerator="cpu", strategy=strategy, callbacks=callbacks, logger=False))
     made.io_dump(folder / "context", yaml_attrs=[])
-    again = [c for c in io.load(folder / "context").callbacks if isinstance(c, nemo2_parts.Link)]
+    again = [c for c in io.load(folder / "context").callbacks if isinstance(c, parts.Link)]
     assert [(c.folder, c.steps) for c in again] == [(str(folder), 6)]
 
 
@@ -337,7 +342,7 @@ def check_resume(folder: Path) -> None:
     }
 
     def chosen() -> Path | None:
-        return fdl.build(nemo2.build(part, partial=False))._find_trainer_ckpt_path()
+        return fdl.build(build(part, partial=False))._find_trainer_ckpt_path()
 
     def save(step: int, changed: float) -> Path:
         path = folder / f"reduced_train_loss=0.5000-step={step}-last"
@@ -355,12 +360,12 @@ def check_resume(folder: Path) -> None:
         raise AssertionError("NeMo goes on from an unfinished checkpoint")
     except ValueError as error:
         assert "unfinished" in str(error)
-    checkpoints.clean_nemo2(folder)
+    clean(folder)
     assert chosen() is None and not marker.exists()
     old, new = save(20, 1e9), save(30, 5e8)
-    assert chosen() == old, "NeMo does not go by the time of change any more; see clean_nemo2"
-    checkpoints.clean_nemo2(folder)
-    assert chosen() == new and list(checkpoints.saved_steps("nemo2", folder)) == [20, 30]
+    assert chosen() == old, "NeMo does not go by the time of change any more; see clean"
+    clean(folder)
+    assert chosen() == new and list(saved_steps("nemo2", folder)) == [20, 30]
     ModelCheckpoint.format_checkpoint_unfinished_marker_path(save(40, 2e9)).touch()
     assert chosen() == new
 

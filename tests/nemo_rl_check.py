@@ -14,11 +14,16 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
-import checkpoints
-import nemo_rl_log
-import recipe as recipes
-from dataset import SftDataset, nemo_rl_view
-from lib import Failure, log, read_json, run, write_json
+from sft.engines.nemo_rl import driver_log
+from sft.engines.nemo_rl import row as nemo_rl_row
+from sft.engines.saved import saved_steps
+from sft.lib.errors import Failure, run
+from sft.lib.files import read_json, write_json
+from sft.lib.progress import log
+from sft.recipe.command import open_run, run_parser
+from sft.recipe.keys import Recipe
+from sft.recipe.paths import Paths
+from sft.rows.dataset import SftDataset
 
 AFTER = 8  # steps that the first link goes on for after a checkpoint; then it is killed
 FIRST_LOSS = 1e-4  # of a loss of 6, printed with four decimals; a wrong base of RoPE makes 2e-4
@@ -40,7 +45,7 @@ def state(job: str) -> str:
 
 def losses(link: Path) -> dict[int, float]:
     """Optimizer step -> loss of one link."""
-    return {row["step"] + 1: row["loss"] for row in nemo_rl_log.rows(link)}
+    return {row["step"] + 1: row["loss"] for row in driver_log.rows(link)}
 
 
 def first_batch(checkpoint: Path, rows: int, batch: int) -> list[int]:
@@ -60,7 +65,7 @@ def first_batch(checkpoint: Path, rows: int, batch: int) -> list[int]:
     return torch.randperm(rows, generator=generator).tolist()[:batch]
 
 
-def transformers_loss(paths: recipes.Paths, recipe: recipes.Recipe, rows: list[int] | None) -> tuple[float, int]:
+def transformers_loss(paths: Paths, recipe: Recipe, rows: list[int] | None) -> tuple[float, int]:
     """Mean loss of the base model on `rows`, each by itself, in float32; and the tokens that have one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -71,7 +76,7 @@ def transformers_loss(paths: recipes.Paths, recipe: recipes.Recipe, rows: list[i
     total, tokens = 0.0, 0
     with torch.no_grad():
         for row in rows:
-            view = nemo_rl_view(data, row)
+            view = nemo_rl_row.view(data, row)
             ids, mask = torch.tensor([view.ids]), torch.tensor(view.loss[1:])
             each = torch.nn.functional.cross_entropy(model(ids).logits[0, :-1], ids[0, 1:], reduction="none")
             total, tokens = total + each[mask].sum().item(), tokens + int(mask.sum())
@@ -92,14 +97,14 @@ def memory(work: Path) -> int:
 
 
 def main() -> None:
-    args, recipe, paths = recipes.open_run(recipes.parser(__doc__))
+    args, recipe, paths = open_run(run_parser(__doc__))
     took = train(args.model, args.round, int(recipe["SAVE_EVERY"]), paths)
     found = judge(recipe, paths) | took
     write_json(paths.run / "check.json", found)
     print(json.dumps(found, indent=1))
 
 
-def train(model: str, round_: str, every: int, paths: recipes.Paths) -> dict[str, Any]:
+def train(model: str, round_: str, every: int, paths: Paths) -> dict[str, Any]:
     """Run the round's chain and kill its first link some steps after a checkpoint; minutes, memory, states of jobs."""
     began = time.time()
     call("scripts/submit.sh", "train", model, round_)
@@ -128,18 +133,18 @@ def train(model: str, round_: str, every: int, paths: recipes.Paths) -> dict[str
     return {"minutes": round(minutes, 1), "peak_memory_gib": round(peak / 2**30, 2), "jobs": states}
 
 
-def judge(recipe: recipes.Recipe, paths: recipes.Paths) -> dict[str, Any]:
+def judge(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     """The figures of a finished round. Raises Failure where one is not what it has to be."""
-    links = [losses(folder) for folder in nemo_rl_log.links(paths.train)]
+    links = [losses(folder) for folder in driver_log.links(paths.train)]
     links = [link for link in links if link]
     again = sorted(set(links[0]) & set(links[1]))
     if len(again) < AFTER - 1 or (again[0] - 1) % int(recipe["SAVE_EVERY"]):
         raise Failure(f"the second link trained steps {again} again, not those after the save; see {paths.train}/logs")
     resumed = max(abs(links[0][step] - links[1][step]) for step in again)
-    history = nemo_rl_log.history(paths.train)
+    history = driver_log.history(paths.train)
     if list(history) != list(range(1, int(recipe["STEPS"]) + 1)):
         raise Failure(f"steps are missing in {paths.train}/logs: {len(history)} of {recipe['STEPS']}")
-    saved = checkpoints.saved_steps("nemo-rl", paths.train / "checkpoints")
+    saved = saved_steps("nemo-rl", paths.train / "checkpoints")
     rows = sum(1 for _ in open(paths.rows, encoding="utf-8"))
     batch = first_batch(next(iter(saved.values())), rows, int(recipe["GLOBAL_BATCH"]))
     want, tokens = transformers_loss(paths, recipe, batch)

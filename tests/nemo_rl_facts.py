@@ -1,5 +1,5 @@
 """What a checkout of NeMo-RL says of its SFT configuration: each key with its default, its types and whether it must be
-there, as python/nemo_rl_versions.json records it.
+there, as python/sft/engines/nemo_rl/versions.json records it.
 
     PYTHON tests/nemo_rl_facts.py NEMO_RL_DIR >facts.json
 

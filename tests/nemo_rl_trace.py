@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
-import nemo_rl_log
-import recipe as recipes
-from checkpoints import saved_steps
-from lib import read_json, run, write_json
+from sft.engines.nemo_rl import driver_log
+from sft.engines.saved import saved_steps
+from sft.lib.errors import run
+from sft.lib.files import read_json, write_json
+from sft.recipe.paths import Paths
+from sft.recipe.read import RECIPES, load, read_file
 
 MODEL = "tiny-nemo-rl"
 STEPS = 12  # of a link whose lines are recorded as they are
@@ -97,8 +99,8 @@ def lines(logs: list[Path]) -> dict[str, Any]:
         if WORKER.match(line):
             workers += 1
             continue
-        steps += bool(nemo_rl_log.STEP.match(line))
-        if steps and steps <= STEPS and (nemo_rl_log.STEP.match(line) or line.startswith("  • ") or "Saving" in line):
+        steps += bool(driver_log.STEP.match(line))
+        if steps and steps <= STEPS and (driver_log.STEP.match(line) or line.startswith("  • ") or "Saving" in line):
             driver.append(line)
         if (seen := pattern(line)[:160]) not in patterns and len(patterns) < 400:
             patterns.append(seen)
@@ -114,14 +116,14 @@ def main() -> None:
     text = (args.checkout / "nemo_rl/package_info.py").read_text(encoding="utf-8")
     version = ".".join(re.findall(r"^(?:MAJOR|MINOR|PATCH) = (\d+)$", text, re.M))
     rounds = {}
-    for round_ in recipes.read_file(recipes.RECIPES / f"{MODEL}.env")["ROUNDS"].split(","):
-        recipe = recipes.load(MODEL, round_)
-        paths = recipes.Paths(args.work, MODEL, round_, recipe)
-        folders = [folder for folder in nemo_rl_log.links(paths.train) if any(nemo_rl_log.rows(folder))]
+    for round_ in read_file(RECIPES / f"{MODEL}.env")["ROUNDS"].split(","):
+        recipe = load(MODEL, round_)
+        paths = Paths(args.work, MODEL, round_, recipe)
+        folders = [folder for folder in driver_log.links(paths.train) if any(driver_log.rows(folder))]
         saved = saved_steps("nemo-rl", paths.train / "checkpoints")
         if not folders or not saved:
             continue
-        rows = list(nemo_rl_log.rows(folders[0]))[:STEPS]
+        rows = list(driver_log.rows(folders[0]))[:STEPS]
         ends = [(f / "end").read_text().strip() if (f / "end").is_file() else None for f in folders]
         rounds[round_] = {
             "backend": recipe["BACKEND"],

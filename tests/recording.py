@@ -1,4 +1,4 @@
-"""python/train.py, with what reaches the model on record: under torchrun, in place of it.
+"""python/engine.py, with what reaches the model on record: under torchrun, in place of it.
 
     RECORD=FOLDER torchrun --nproc-per-node 2 tests/recording.py little 1 --work work
 
@@ -13,8 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import train
-from lib import run
+import engine as stage
+from sft.engines.automodel import link
+from sft.lib.errors import run
 
 FOLDER = Path(os.environ["RECORD"])
 ROWS = 4
@@ -23,7 +24,7 @@ ROWS = 4
 def observe() -> None:
     import torch
 
-    train.without_cuda()
+    link.without_cuda()
     from nemo_automodel.components.models.llama.model import LlamaForCausalLM
     from nemo_automodel.recipes.llm import train_ft
 
@@ -45,7 +46,7 @@ def observe() -> None:
         save(self, epoch, step, *rest, **options)
         if not self.step_scheduler.is_last_step:
             return
-        from dataset import SftDataset
+        from sft.rows.dataset import SftDataset
 
         path, end = (self.cfg.dataset.get(name) for name in ("path", "end_of_turn"))
         dataset = SftDataset(path, 10_000, end, self.tokenizer)
@@ -61,4 +62,4 @@ def observe() -> None:
 if __name__ == "__main__":
     if "--check" not in sys.argv:
         observe()
-    run(train.main)
+    run(stage.main)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-import checkpoints
 from conftest import ROOT, Repo, failed, ok
 from little import LORA, little, write_recipe
-from openmath import ENDS
+from sft.engines import saved as engines_saved
+from sft.rows.chat import ENDS
 from test_train import link, ok_link, wait_for_step, workers
 
 TARGETS = LORA["LORA_TARGETS"].split(",")
@@ -55,7 +55,7 @@ def rows(repo: Repo) -> list[list[int]]:
     """The tokens of each row as the model is given them, in the file's order."""
     from transformers import AutoTokenizer
 
-    from dataset import SftDataset
+    from sft.rows.dataset import SftDataset
 
     tokenizer = AutoTokenizer.from_pretrained(repo.work / "models/Little-Llama")
     dataset = SftDataset(str(repo.work / "data/little/round1/training.jsonl"), 96, ENDS["llama3"], tokenizer)
@@ -79,7 +79,7 @@ def test_the_rows_reach_the_model_in_the_files_order(llama: Repo) -> None:
     wanted = rows(llama)
     passes = seen(record(llama, "plain"), 0)
     assert [row for batch in passes for row in batch] == wanted + wanted[:12]
-    logged = checkpoints.losses(llama.run_dir("plain") / "train/checkpoints")
+    logged = engines_saved.losses(llama.run_dir("plain") / "train/checkpoints")
     assert [round(row["num_label_tokens"]) > 0 for row in logged.values()] == [True] * 9
     # WARMUP=0 and a constant rate mean the same rate at every step.
     assert {row["lr"] for row in logged.values()} == {3e-3}
@@ -119,7 +119,7 @@ def test_packed_rows_reach_the_model_in_order_with_the_same_losses(llama: Repo) 
     assert len(passes) < 54 and max(len(batch) for batch in passes) > 1
     assert all(sum(map(len, batch)) <= 200 for batch in passes)
     record(llama, "plain")
-    logs = [checkpoints.losses(llama.run_dir(model) / "train/checkpoints") for model in ("plain", "packed")]
+    logs = [engines_saved.losses(llama.run_dir(model) / "train/checkpoints") for model in ("plain", "packed")]
     for step in range(1, 7):  # the seventh takes up the file's end and beginning, not just its end
         plain, packed = logs[0][step], logs[1][step]
         assert plain["num_label_tokens"] == packed["num_label_tokens"]
@@ -149,7 +149,7 @@ def test_packed_training_of_an_adapter_killed_and_resumed(llama: Repo) -> None:
         for pid in workers(llama):
             os.kill(pid, number)
         process.communicate(timeout=60)
-        saved = checkpoints.saved_steps("automodel", llama.run_dir("killed") / "train/checkpoints")
+        saved = engines_saved.saved_steps("automodel", llama.run_dir("killed") / "train/checkpoints")
         assert 0 < max(saved) < 40, "an adapter's checkpoint is one, too"
     ok_link(llama, "killed")
     assert len(llama.losses("whole")) == 40 and llama.losses("killed") == llama.losses("whole")
@@ -157,11 +157,11 @@ def test_packed_training_of_an_adapter_killed_and_resumed(llama: Repo) -> None:
 
 def test_an_adapter_is_trained_in_float32_over_a_bfloat16_base(llama: Repo) -> None:
     """nemo-automodel would cast it to the base's type, in which small updates are lost."""
-    from convert import tensors
+    from sft.model.folder import tensors
 
     if not (llama.run_dir("whole") / "train/DONE").is_file():
         ok_link(llama, "whole")
-    last = checkpoints.saved_steps("automodel", llama.run_dir("whole") / "train/checkpoints")[40]
+    last = engines_saved.saved_steps("automodel", llama.run_dir("whole") / "train/checkpoints")[40]
     assert {dtype for _, _, dtype in tensors(last / "model").values()} == {"F32"}
 
 
@@ -170,7 +170,7 @@ def test_weights_are_named_by_the_type_that_they_have(llama: Repo, tmp_path: Pat
     import torch
     from transformers import AutoModelForCausalLM
 
-    import convert
+    from convert import convert
 
     start, exported, target = tmp_path / "start", tmp_path / "exported", tmp_path / "target"
     shutil.copytree(llama.work / "models/Little-Llama", start)
@@ -181,7 +181,7 @@ def test_weights_are_named_by_the_type_that_they_have(llama: Repo, tmp_path: Pat
     (exported / "config.json").write_text(json.dumps(config | {"dtype": "float32"}))
     (exported / "generation_config.json").unlink()
     target.mkdir()
-    convert.convert(exported, start, target, ENDS["llama3"])
+    convert(exported, start, target, ENDS["llama3"])
     assert AutoModelForCausalLM.from_pretrained(target, dtype="auto").dtype == torch.bfloat16
     assert json.loads((target / "generation_config.json").read_text())["eos_token_id"] == [1, 4]
 
@@ -269,7 +269,7 @@ def test_two_processes_in_bfloat16_packed(llama: Repo) -> None:
                 os.kill(pid, signal.SIGKILL)
             out = process.communicate(timeout=120)[0]
             assert process.returncode == 1 and "training stopped at step" in out, out
-            saved = max(checkpoints.saved_steps("automodel", llama.run_dir(name) / "train/checkpoints"))
+            saved = max(engines_saved.saved_steps("automodel", llama.run_dir(name) / "train/checkpoints"))
             assert 8 <= saved < 20
         ok_link(llama, name)
         losses[name] = llama.losses(name)
@@ -282,12 +282,13 @@ def test_two_processes_in_bfloat16_packed(llama: Repo) -> None:
 
 def test_the_base_that_an_adapter_names(llama: Repo) -> None:
     """The hub's name only where the hub's model is what was trained on."""
-    import adapter
-    import recipe
+    from sft.model.adapter import base_name
+    from sft.recipe.paths import Paths
+    from sft.recipe.read import load
 
     def name(**changes: str) -> str:
-        r = recipe.load("reasoning-lora", "1") | changes
-        return adapter.base_name(r, recipe.Paths("/WORK", "reasoning-lora", "1", r))
+        r = load("reasoning-lora", "1") | changes
+        return base_name(r, Paths("/WORK", "reasoning-lora", "1", r))
 
     assert name() == "meta-llama/Llama-3.1-8B-Instruct"
     assert name(BASE_SOURCE="random") == "/WORK/models/Llama-3.1-8B-Instruct"
@@ -333,11 +334,12 @@ def test_an_adapter_that_is_not_whole_is_refused(adapted: Repo, tmp_path: Path, 
     """In the process itself, for speed; nothing is left under the target's name."""
     from safetensors.torch import load_file, save_file
 
-    import adapter
-    import recipe
-    from lib import Failure, new_folder
+    from sft.lib.done import new_folder
+    from sft.lib.errors import Failure
+    from sft.model.adapter import convert
+    from sft.recipe.paths import Paths
 
-    source = checkpoints.saved_steps("automodel", adapted.run_dir("lora") / "train/checkpoints")[9] / "model"
+    source = engines_saved.saved_steps("automodel", adapted.run_dir("lora") / "train/checkpoints")[9] / "model"
     exported = tmp_path / "exported"
     shutil.copytree(source, exported)
     weights = load_file(exported / "adapter_model.safetensors")
@@ -349,8 +351,8 @@ def test_an_adapter_that_is_not_whole_is_refused(adapted: Repo, tmp_path: Path, 
         "BASE_MODEL": "acme/Little-Llama", "BASE_SOURCE": "hub", "BASE_REVISION": "none", "START_FROM": "base",
         "CHAT": "llama3", "AVERAGE_STEPS": "9", "DATASET": "little",
     }  # fmt: skip
-    paths = recipe.Paths(adapted.work, "lora", "1", keys)
+    paths = Paths(adapted.work, "lora", "1", keys)
     with pytest.raises(Failure) as failure, new_folder(tmp_path / "step_9") as part:
-        adapter.convert(exported, keys, paths, part)
+        convert(exported, keys, paths, part)
     assert words in str(failure.value) and str(exported) in str(failure.value) and ";" in str(failure.value)
     assert not (tmp_path / "step_9").exists()

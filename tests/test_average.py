@@ -15,11 +15,13 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import average
-import convert
-import mean
 from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
-from lib import Failure
-from openmath import END_OF_TURN, ENDS
+from sft.lib.errors import Failure
+from sft.lib.files import sha256
+from sft.model import mean as model_mean
+from sft.model.mean import BLOCK, CHUNK
+from sft.model.tokenizer import name_end_of_turn
+from sft.rows.chat import END_OF_TURN, ENDS
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
@@ -155,14 +157,14 @@ def reference(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(("chunk", "block"), [(12, 8), (28, 4), (64, 64), (mean.CHUNK, mean.BLOCK)])
+@pytest.mark.parametrize(("chunk", "block"), [(12, 8), (28, 4), (64, 64), (CHUNK, BLOCK)])
 @pytest.mark.parametrize("dtype", AWKWARD)
 def test_bits_are_those_of_torch_wherever_it_is_cut(
     dtype: torch.dtype, chunk: int, block: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another number of shards in each model, tensors of odd lengths across the cuts, and one of another dtype."""
-    monkeypatch.setattr(mean, "CHUNK", chunk)
-    monkeypatch.setattr(mean, "BLOCK", block)
+    monkeypatch.setattr(model_mean, "CHUNK", chunk)
+    monkeypatch.setattr(model_mean, "BLOCK", block)
     generator = torch.Generator().manual_seed(count)
     sizes = {"a": 257, "b": 1, "c": 3, "d": 64, "e": 33, "f": 5}
     models = []
@@ -180,7 +182,7 @@ def test_bits_are_those_of_torch_wherever_it_is_cut(
         wanted = reference([model[name] for model in models])
         assert tensor.dtype == wanted.dtype
         assert torch.equal(tensor.view(torch.uint8), wanted.view(torch.uint8)), name
-    assert digests == {path.name: average.sha256(path) for path in target.glob("*.safetensors")}
+    assert digests == {path.name: sha256(path) for path in target.glob("*.safetensors")}
     index = json.loads((target / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(t.nbytes for t in made.values()), "of tensors, not of files"
     assert {p.name for p in target.glob("*.safetensors")} == {p.name for p in (tmp_path / "m0").glob("*.safetensors")}
@@ -191,8 +193,8 @@ def test_bits_are_those_of_torch_wherever_it_is_cut(
 def test_what_is_not_finite_is_named(
     dtype: torch.dtype, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mean, "CHUNK", 40)
-    monkeypatch.setattr(mean, "BLOCK", 12)
+    monkeypatch.setattr(model_mean, "CHUNK", 40)
+    monkeypatch.setattr(model_mean, "BLOCK", 12)
     for m in range(2):
         tensors = {name: torch.ones(33, dtype=dtype) for name in "abc"}
         if m:
@@ -366,7 +368,7 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     shutil.copytree(prepared.work / "models/mini", folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     with pytest.raises(Failure, match="is not one token of the tokenizer"):
-        convert.name_end_of_turn(folder, ENDS["llama3"])
+        name_end_of_turn(folder, ENDS["llama3"])
     tokenizer.add_special_tokens({"additional_special_tokens": [ENDS["llama3"]]})
     tokenizer.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text())
@@ -375,7 +377,7 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     config |= {"rope_parameters": {"rope_theta": 500000.0, **scaling}}
     config.pop("rope_theta", None)
     (folder / "config.json").write_text(json.dumps(config))
-    end = convert.name_end_of_turn(folder, ENDS["llama3"])
+    end = name_end_of_turn(folder, ENDS["llama3"])
     assert end == len(tokenizer) - 1 and AutoTokenizer.from_pretrained(folder).eos_token == "<|eot_id|>"
     mended = json.loads((folder / "config.json").read_text())
     assert (mended["eos_token_id"], mended["rope_theta"], mended["rope_scaling"]) == (end, 500000.0, scaling)

@@ -15,9 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import tiny
 from conftest import ROOT, Repo, ok
-from lib import Failure
+from sft.data import tiny
+from sft.lib.errors import Failure
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-import chat_template
 from conftest import ROOT
+from sft.rows import chat
 from test_sft_data import save_tokenizer
 
 CHATML = (
@@ -21,17 +21,16 @@ USER = {"role": "user", "content": "x"}
 def test_only_one_file_renders_with_transformers() -> None:
     """A second caller would take today's date where a template asks for it."""
     calls = re.compile(r"\.apply_chat_template\(")
-    assert [file.name for file in sorted((ROOT / "python").glob("*.py")) if calls.search(file.read_text())] == [
-        "chat_template.py"
-    ]
+    code = {str(file.relative_to(ROOT / "python")): file.read_text() for file in (ROOT / "python").rglob("*.py")}
+    assert [name for name, text in code.items() if calls.search(text)] == ["sft/rows/chat.py"]
     renders = re.compile(r"render_jinja_template|from_string\(")
-    others = {
-        file.name: file.read_text() for file in (ROOT / "python").glob("*.py") if renders.search(file.read_text())
-    }
-    # The reasoning demo renders a template of its own, in which there is no clock.
-    assert sorted(others) == ["curation.py", "sft_data.py", "tiny_reasoning.py"]
-    assert [name for name, text in sorted(others.items()) if "PINNED" in text] == ["curation.py", "sft_data.py"]
-    assert "strftime" not in others["tiny_reasoning.py"]
+    others = {name: text for name, text in sorted(code.items()) if renders.search(text)}
+    pinned, free = ["sft/data/generations/format.py", "sft/data/nemotron/template.py"], "sft/data/tiny_reasoning.py"
+    assert list(others) == [*pinned, free]
+    assert all("PINNED" in others[name] for name in pinned)
+    assert "strftime" not in others[free], (
+        "the reasoning demo renders a template of its own, in which there is no clock"
+    )
 
 
 def row(system: str | None) -> list[dict[str, str]]:
@@ -46,18 +45,16 @@ def test_a_chat_without_a_system_message_gets_that_of_the_rows(tmp_path: Path, s
     folder = save_tokenizer(tmp_path / "t", CHATML if file != "chat_template.jinja" else None)
     if file == "chat_template.jinja":
         (folder / file).write_text(CHATML)
-    said = chat_template.give_default(folder, [row(system)] * 3)
+    said = chat.give_default(folder, [row(system)] * 3)
     assert said == f"the base's, and before it the rows' system message {system!r} for chats that have none"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     prompt = f"<|im_start|>system\n{system}<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n"
     assert tokenizer.apply_chat_template([USER], tokenize=False, add_generation_prompt=True) == prompt
     own = tokenizer.apply_chat_template([{"role": "system", "content": "Own."}, USER], tokenize=False)
     assert own == "<|im_start|>system\nOwn.<|im_end|>\n<|im_start|>user\nx<|im_end|>\n"
-    assert chat_template.without_default(tokenizer.chat_template) == CHATML
+    assert chat.without_default(tokenizer.chat_template) == CHATML
     # Done twice it stays as it is.
-    assert "renders a chat without a system message as the rows are" in chat_template.give_default(
-        folder, [row(system)]
-    )
+    assert "renders a chat without a system message as the rows are" in chat.give_default(folder, [row(system)])
     assert AutoTokenizer.from_pretrained(folder).chat_template == tokenizer.chat_template
 
 
@@ -77,5 +74,5 @@ def test_a_chat_without_a_system_message_gets_that_of_the_rows(tmp_path: Path, s
 def test_where_it_is_left_alone_it_says_why(tmp_path: Path, rows: list, template: str | None, words: str) -> None:
     folder = save_tokenizer(tmp_path / "t", template)
     before = json.loads((folder / "tokenizer_config.json").read_text())
-    assert words in chat_template.give_default(folder, rows)
+    assert words in chat.give_default(folder, rows)
     assert json.loads((folder / "tokenizer_config.json").read_text()) == before

@@ -2,24 +2,25 @@
 
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-import lib
-import plan
-import report
 from conftest import ROOT, Repo, failed, ok
-from lib import Failure
+from sft.lib.errors import Failure
+from sft.lib.progress import Progress, ratio
+from sft.plan.lengths import from_report
+from sft.rows.lengths import Lengths, figures
+from tools import report
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
 import average_bench
 import curation_bench
 import data_bench
-from measure import Usage
-
 import gpu_bench
+from measure import Usage
 
 
 @pytest.mark.parametrize(
@@ -34,26 +35,26 @@ import gpu_bench
     ],
 )
 def test_ratios_for_people(part: float, whole: float, form: str, text: str) -> None:
-    assert lib.ratio(part, whole, form) == text
+    assert ratio(part, whole, form) == text
 
 
 @pytest.mark.parametrize("moves", [0.0, -3600.0])
 def test_the_first_stages_need_no_clock_that_moves(repo: Repo, tmp_path: Path, moves: float) -> None:
     """time.time() gives the same for ever, or was set back by an hour after the start: data, its report, the base."""
-    started = "hasattr(sys.modules.get('lib'), 'START')"
+    started = "hasattr(sys.modules.get('sft.lib.progress'), 'START')"
     clock = f"import sys, time\ntime.time = lambda: 1.7e9 + {moves} * {started}\n"
     (tmp_path / "sitecustomize.py").write_text(clock)
     out = ok(repo.stage("data", PYTHONPATH=tmp_path))
     assert "data: 260 rows (cot 200, tir 40, genselect 20)" in out and "; - rows read a second" in out
     assert repo.done(repo.work / "data/mini/round1")["seconds"] == moves
     ok(repo.stage("model", PYTHONPATH=tmp_path))
-    assert "from every row" in ok(repo.stage("report", PYTHONPATH=tmp_path))
+    assert "from every row" in ok(repo.stage("tools/report", PYTHONPATH=tmp_path))
 
 
 def test_progress_with_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
     times = iter([100.0, 100.0, 40.0, 110.0])
-    monkeypatch.setattr(lib.time, "time", lambda: next(times))
-    progress = lib.Progress("rows", every=0.0)
+    monkeypatch.setattr(time, "time", lambda: next(times))
+    progress = Progress("rows", every=0.0)
     for done in (7, 8, 20):
         progress.show(done, 0.5)
     assert [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()] == [
@@ -64,7 +65,7 @@ def test_progress_with_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch,
 
 def lengths(prompt: list[int], answer: list[int], **changes: str) -> dict:
     keys = {"SEQ_LEN": "100", "GLOBAL_BATCH": "2", "ENGINE": "automodel", "STEPS": "10", "TP": "1", "CP": "1"} | changes
-    return report.figures(keys, 4, report.Lengths(prompt, answer), False, 1234)
+    return figures(keys, 4, Lengths(prompt, answer), False, 1234)
 
 
 def test_a_report_on_rows_without_tokens() -> None:
@@ -79,21 +80,21 @@ def test_nothing_is_planned_of_rows_that_carry_no_loss(prompt: list[int], answer
     """Rows without tokens, and rows that are all too long: a step would have 0 tokens."""
     recipe = {"PACKING": "false", "GLOBAL_BATCH": "2", "SEQ_LEN": "100"}
     with pytest.raises(Failure, match=r"no row has a token .* SEQ_LEN=100, says the data report; raise SEQ_LEN"):
-        plan.from_report(recipe, lengths(prompt, answer))
+        from_report(recipe, lengths(prompt, answer))
 
 
 def test_plan_says_so_in_one_line(prepared: Repo, repo: Repo) -> None:
     """The whole way: a report on rows that are all longer than SEQ_LEN, then plan, which train asks for its jobs."""
     shutil.copytree(prepared.work, repo.work, symlinks=True)
     repo.derive("short", SEQ_LEN=8)
-    out = ok(repo.stage("report", "short"))
+    out = ok(repo.stage("tools/report", "short"))
     assert "100.00%  of rows for SEQ_LEN=8; they carry no loss" in out
-    failed(repo.stage("plan", "short"), "SEQ_LEN=8", "raise SEQ_LEN")
+    failed(repo.stage("tools/plan", "short"), "SEQ_LEN=8", "raise SEQ_LEN")
 
 
 @pytest.mark.parametrize("key", ["num_attention_heads", "decoder_sparse_step"])
 def test_a_config_with_a_zero_is_named(repo: Repo, key: str) -> None:
-    from shapes import PUBLISHED, from_config
+    from sft.plan.shapes import PUBLISHED, from_config
 
     config = next(dict(c) for c in PUBLISHED.values() if (c["model_type"] == "qwen3_moe") == (key[0] == "d"))
     config.pop("head_dim", None)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-import control
 from conftest import Repo, ok
+from sft.rows import control
 from test_sft_data import Tool, chatml, generation, tool, write  # noqa: F401 (fixtures)
 
 

@@ -19,13 +19,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import curate
-import curation
-import recipe as recipes
 from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
-from lib import Failure
+from sft.data.nemotron import fetch, language, rules, select
+from sft.data.nemotron.order import interleaved
+from sft.data.nemotron.template import Rules, Template, Tokens
+from sft.lib.errors import Failure
+from sft.recipe.read import load
+from sft.rows.tokens import TokenCounter
 from test_tokens import ATOMS, BLANK
-from tokens import TokenCounter
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
@@ -62,7 +63,7 @@ def hugging(kit: SimpleNamespace) -> Any:
 
 def write_recipe(repo: Repo, variant: str = "corrected", **changes: object) -> str:
     """Recipe `cur`: reasoning-lora's keys, without hold-out, sample and copies unless they are asked for."""
-    keys = recipes.load("reasoning-lora", "1" if variant == "corrected" else "published") | {"ROUNDS": "1"}
+    keys = load("reasoning-lora", "1" if variant == "corrected" else "published") | {"ROUNDS": "1"}
     keys |= {"CURATE_VAL_ROWS": "0", "CURATE_ROWS": "0", "CURATE_DEDUPLICATE": "false"}
     keys |= {name: str(value) for name, value in changes.items()}
     folder = repo.root / "recipes"
@@ -82,7 +83,7 @@ def write_source(folder: Path, rows: list[dict], name: str = "chat") -> Path:
 
 def curate_it(repo: Repo, kit: SimpleNamespace, source: Path, *more: object) -> subprocess.CompletedProcess[str]:
     options = ("--source", source, "--tokenizer", kit.tokenizer, "--lang-model", kit.language, "--workers", 2)
-    return repo.stage("curate", "cur", *options, *more)
+    return repo.stage("data", "cur", *options, *more)
 
 
 def result(repo: Repo) -> Path:
@@ -105,7 +106,7 @@ def good(mode: str, n: int, words: str = "", **changes: Any) -> dict:
 
 
 def small_blocks(repo: Repo, size: int = 20_000) -> None:
-    repo.edit("python/shuffle.py", "SMALLEST_BLOCK = 8 << 20", f"SMALLEST_BLOCK = {size}")
+    repo.edit("python/sft/rows/shuffle.py", "SMALLEST_BLOCK = 8 << 20", f"SMALLEST_BLOCK = {size}")
 
 
 # --- the filters -------------------------------------------------------------------------------------------------
@@ -218,8 +219,8 @@ def test_each_filter_drops_just_its_rows(repo: Repo, kit: SimpleNamespace, tmp_p
     done = repo.done(result(repo))
     for mode in MODES:
         wanted = Counter(why for why, r in made if r["reasoning"] == mode)
-        assert all(wanted[name] >= 2 for name in curation.FILTERS), wanted
-        assert done["dropped"][mode] == {name: wanted[name] for name in curation.FILTERS}
+        assert all(wanted[name] >= 2 for name in rules.FILTERS), wanted
+        assert done["dropped"][mode] == {name: wanted[name] for name in rules.FILTERS}
         assert done["read"][mode] == sum(wanted.values()) and done["rows"][mode] == wanted[""]
         assert f"{wanted['boxed']:,} by boxed" in out
     stays = sorted(json.dumps(m) for m in (messages(r) for why, r in made if not why))
@@ -288,14 +289,14 @@ def test_rows_are_rendered_counted_sorted_and_interleaved(
 
 def test_limits_are_kept_to_the_token(kit: SimpleNamespace) -> None:
     r = good("on", 4)
-    template, counter = curation.Template(kit.tokenizer), TokenCounter(kit.tokenizer)
+    template, counter = Template(kit.tokenizer), TokenCounter(kit.tokenizer)
     prompt, answer = template.split(messages(r)[:-1], r["output"])
     assert counter.cached and counter.around == 1 and answer.endswith(EOT)
     for published in (False, True):
-        tokens = curation.Tokens(counter, template, published)
+        tokens = Tokens(counter, template, published)
 
-        def limits(most: int, longest: int, tokens: curation.Tokens = tokens, published: bool = published) -> tuple:
-            return tokens.limits(curation.Rules("nano", most, longest, published), prompt, answer, r["output"])
+        def limits(most: int, longest: int, tokens: Tokens = tokens, published: bool = published) -> tuple:
+            return tokens.limits(Rules("nano", most, longest, published), prompt, answer, r["output"])
 
         _, total, body = limits(10**6, 10**6)
         assert limits(total, body) == (None, total, body)
@@ -306,9 +307,7 @@ def test_limits_are_kept_to_the_token(kit: SimpleNamespace) -> None:
 def test_the_published_filters_differ_where_the_table_says() -> None:
     def why(published: bool, **changes: Any) -> str | None:
         r = good("on", 1) | changes
-        return curation.by_text(
-            curation.Rules("nano", 1, 1, published), curation.read_row(*(r[name] for name in curation.FIELDS))
-        )
+        return rules.by_text(Rules("nano", 1, 1, published), rules.read_row(*(r[name] for name in rules.FIELDS)))
 
     assert (
         why(False, used_in_training="nanometre") == "used_in_training"
@@ -339,13 +338,13 @@ def test_the_published_filters_differ_where_the_table_says() -> None:
 def test_a_row_of_another_form_is_refused(field: str, value: Any, word: str) -> None:
     r = good("on", 1) | {field: value}
     with pytest.raises(ValueError, match=word.replace(".", r"\.")):
-        curation.read_row(*(r[name] for name in curation.FIELDS))
+        rules.read_row(*(r[name] for name in rules.FIELDS))
 
 
 def test_what_was_seen_is_found_by_thirteen_words(tmp_path: Path) -> None:
     words = [f"w{n}" for n in range(20)]
     (tmp_path / "test.jsonl").write_text(json.dumps({"Question": " ".join(words)}) + '\n{"problem": "Why, so?"}\n')
-    seen = curation.Seen([tmp_path / "test.jsonl"])
+    seen = rules.Seen([tmp_path / "test.jsonl"])
 
     def has(text: str, role: str = "user") -> bool:
         return seen.has([{"role": "user", "content": "other"}, {"role": role, "content": text}])
@@ -354,7 +353,7 @@ def test_what_was_seen_is_found_by_thirteen_words(tmp_path: Path) -> None:
     assert has("why so") and not has("why so then") and not has("why so", "assistant")
     (tmp_path / "test.jsonl").write_text('{"question": "x"}\n')
     with pytest.raises(Failure, match=r"test\.jsonl:1: neither Question nor problem"):
-        curation.Seen([tmp_path / "test.jsonl"])
+        rules.Seen([tmp_path / "test.jsonl"])
 
 
 # --- rendering and counting --------------------------------------------------------------------------------------
@@ -379,7 +378,7 @@ def test_any_conversation_is_rendered_as_transformers_does(kit: SimpleNamespace,
         (folder / "chat_template.jinja").write_text(text)
         config = json.loads((kit.tokenizer / "tokenizer_config.json").read_text()) | {"chat_template": "not this"}
         (folder / "tokenizer_config.json").write_text(json.dumps(config))
-        mine = curation.Template(folder)
+        mine = Template(folder)
         for turns in conversations:
             for prompt in (False, True):
                 theirs = hugging.apply_chat_template(
@@ -391,19 +390,19 @@ def test_any_conversation_is_rendered_as_transformers_does(kit: SimpleNamespace,
 def test_rows_do_not_depend_on_the_day(tmp_path: Path) -> None:
     text = "{% set day = strftime_now('%d %b %Y') if strftime_now is defined else '?' %}{{ day }} {{ date_string }}"
     (tmp_path / "chat_template.jinja").write_text(text)
-    assert curation.Template(tmp_path).render([]) == "26 Jul 2024 26 Jul 2024"
+    assert Template(tmp_path).render([]) == "26 Jul 2024 26 Jul 2024"
 
 
 def test_a_template_that_rewrites_its_prompt_is_refused(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("{{ messages | length }}")
     with pytest.raises(ValueError, match="renders its prompt differently"):
-        curation.Template(tmp_path).split([{"role": "user", "content": "x"}], "y")
+        Template(tmp_path).split([{"role": "user", "content": "x"}], "y")
     (tmp_path / "chat_template.jinja").write_text("{{ raise_exception('no tools') }}")
     with pytest.raises(ValueError, match="refuses it"):
-        curation.Template(tmp_path).render([])
+        Template(tmp_path).render([])
     (tmp_path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(Failure, match="cannot be read"):
-        curation.Template(tmp_path)
+        Template(tmp_path)
 
 
 def test_counts_with_llama_3s_tokenizer_equal_the_library(kit: SimpleNamespace) -> None:
@@ -429,29 +428,29 @@ def test_the_place_of_a_row_is_that_of_taking_turns() -> None:
                 order += mine[:chunk]
                 del mine[:chunk]
         for place, (mode, n) in enumerate(order):
-            assert curate.position(mode, n, off if mode == "on" else on, chunk) == place
+            assert select.position(mode, n, off if mode == "on" else on, chunk) == place
         for place in range(len(order) + 1):
-            assert curate.on_before(place, on, off, chunk) == sum(mode == "on" for mode, _ in order[:place])
+            assert select.on_before(place, on, off, chunk) == sum(mode == "on" for mode, _ in order[:place])
 
         def buckets(mode: str, count: int) -> Iterator[list]:
             for first in range(0, count, 3):
                 yield [(mode, n) for n in range(first, min(first + 3, count))]
                 yield []
 
-        found = [x for group in curate.interleaved(buckets("on", on), buckets("off", off), chunk) for x in group]
+        found = [x for group in interleaved(buckets("on", on), buckets("off", off), chunk) for x in group]
         assert found == order
 
 
 def test_draws_take_the_lowest_and_copies_are_found() -> None:
     values = np.array([5, 1, 5, 2, 5, 0], np.uint64)
     among = np.array([1, 1, 1, 1, 1, 0], bool)
-    assert curate.lowest(values, among, 3).tolist() == [True, True, False, True, False, False]
-    assert curate.lowest(values, among, 0).sum() == 0 and curate.lowest(values, among, 9).tolist() == among.tolist()
-    assert curate.copies(values).tolist() == [False, False, True, False, True, False]
+    assert select.lowest(values, among, 3).tolist() == [True, True, False, True, False, False]
+    assert select.lowest(values, among, 0).sum() == 0 and select.lowest(values, among, 9).tolist() == among.tolist()
+    assert select.copies(values).tolist() == [False, False, True, False, True, False]
     many = np.random.default_rng(1).integers(0, 2**64, 5000, np.uint64)
     many[4000:] = many[:1000]
-    assert np.flatnonzero(curate.copies(many)).tolist() == list(range(4000, 5000))
-    assert curate.shares([3, 3, 1], 5) == [2, 2, 1] and sum(curate.shares([7, 11, 13], 10)) == 10
+    assert np.flatnonzero(select.copies(many)).tolist() == list(range(4000, 5000))
+    assert select.shares([3, 3, 1], 5) == [2, 2, 1] and sum(select.shares([7, 11, 13], 10)) == 10
 
 
 @pytest.fixture
@@ -516,7 +515,7 @@ def test_any_number_of_workers_writes_the_same_and_an_interrupted_run_is_gone_on
         subprocess.run(["rm", "-rf", result(repo)], check=True)
     assert digests[0] == digests[1] and digests[0].keys() == {"training.jsonl", "messages.jsonl", "validation.jsonl"}
 
-    command = [sys.executable, "python/curate.py", "cur", "1", "--work", str(repo.work), "--source", str(plenty)]
+    command = [sys.executable, "python/data.py", "cur", "1", "--work", str(repo.work), "--source", str(plenty)]
     command += ["--tokenizer", str(kit.tokenizer), "--lang-model", str(kit.language), "--workers", "1"]
     shards = result(repo).with_name(".round1.part") / "shards"
     process = subprocess.Popen(
@@ -585,10 +584,10 @@ def test_a_language_model_must_be_whole(kit: SimpleNamespace, tmp_path: Path) ->
     model.save_model(str(files[-1]))
     for path in files:
         whole = path.read_bytes()
-        assert curation.is_whole(path)
+        assert language.is_whole(path)
         for cut in (whole[:-1], whole[:300], whole[:60], whole[:5]):
             (tmp_path / "cut").write_bytes(cut)
-            assert not curation.is_whole(tmp_path / "cut")
+            assert not language.is_whole(tmp_path / "cut")
 
 
 def test_bad_models_are_named(repo: Repo, kit: SimpleNamespace, tmp_path: Path) -> None:
@@ -598,7 +597,7 @@ def test_bad_models_are_named(repo: Repo, kit: SimpleNamespace, tmp_path: Path) 
     bare.mkdir()
     (bare / "tokenizer.json").write_bytes((kit.tokenizer / "tokenizer.json").read_bytes())
     failed(curate_it(repo, kit, source, "--tokenizer", bare), "has no chat template; set TOKENIZER")
-    failed(repo.stage("curate", "cur", "--source", source), "has no tokenizer.json; run: make model MODEL=cur ROUND=1")
+    failed(repo.stage("data", "cur", "--source", source), "has no tokenizer.json; run: make model MODEL=cur ROUND=1")
     failed(curate_it(repo, kit, source, "--lang-model", tmp_path / "no.ftz"), "no.ftz is not there; set LANG_MODEL")
     (tmp_path / "text.ftz").write_text("a page that says 404")
     failed(curate_it(repo, kit, source, "--lang-model", tmp_path / "text.ftz"), "is not a fastText model")
@@ -629,7 +628,7 @@ def test_files_are_chosen_by_their_names(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("{}\n")
     source = tmp_path / "chat"  # the tutorial would take all of them, for a name that is in the path
-    names = [[p.name for p in curate.source_files(source, n)] for n in (["chat"], ["math_v1.1", "chat"], ["math"])]
+    names = [[p.name for p in fetch.source_files(source, n)] for n in (["chat"], ["math_v1.1", "chat"], ["math"])]
     assert names == [["chat.jsonl"], ["math_v1.1.jsonl", "chat.jsonl"], ["math_v1.1.jsonl", "math_v1.jsonl"]]
 
 
@@ -653,15 +652,15 @@ def test_the_language_model_is_downloaded_once(kit: SimpleNamespace, tmp_path: P
     base, paths = f"http://127.0.0.1:{server.server_port}", SimpleNamespace(work=tmp_path)
     for name, why in (("missing", "Not Found"), ("torn", "1000 of")):
         with pytest.raises(Failure, match=why):
-            curate.language_model(paths, tmp_path, None, f"{base}/{name}")
+            fetch.language_model(paths, tmp_path, None, f"{base}/{name}")
         assert not list((tmp_path / "models").iterdir())
     for _ in range(2):
-        found = curate.language_model(paths, tmp_path, None, f"{base}/lid.176.ftz")
+        found = fetch.language_model(paths, tmp_path, None, f"{base}/lid.176.ftz")
         assert found == tmp_path / "models/lid.176.ftz" and found.read_bytes() == kit.language.read_bytes()
     assert asked == ["/missing", "/torn", "/lid.176.ftz"]
     server.shutdown()
     with pytest.raises(Failure, match=r"cannot be fetched .*set LANG_MODEL"):
-        curate.language_model(SimpleNamespace(work=tmp_path / "other"), tmp_path, None, "http://127.0.0.1:9/x")
+        fetch.language_model(SimpleNamespace(work=tmp_path / "other"), tmp_path, None, "http://127.0.0.1:9/x")
 
 
 # --- with the rest -------------------------------------------------------------------------------------------------
@@ -670,7 +669,7 @@ def test_the_language_model_is_downloaded_once(kit: SimpleNamespace, tmp_path: P
 def test_the_report_counts_what_the_curation_counted(repo: Repo, kit: SimpleNamespace, plenty: Path) -> None:
     write_recipe(repo, CURATE_FILES="chat", CURATE_VAL_ROWS=10)
     ok(curate_it(repo, kit, plenty))
-    out = ok(repo.stage("report", "cur", "--tokenizer", kit.tokenizer, "--rows", 0))
+    out = ok(repo.stage("tools/report", "cur", "--tokenizer", kit.tokenizer, "--rows", 0))
     done = repo.done(result(repo))
     report = repo.done(repo.run_dir("cur") / "report")["report"]
     assert report["tokens"]["total"] == done["tokens"]["total"]
@@ -687,10 +686,10 @@ def test_make_data_takes_the_stage_of_the_schema(repo: Repo) -> None:
         return ok(repo.call("scripts/data.sh", model, round_, DRY_RUN="1", **env)).splitlines()[0]
 
     line = shown("reasoning-lora", "1", LANG_MODEL="/x/lid.ftz", TOKENIZER="/t", WORKERS="3", SCHEMA="dolly")
-    assert "python/curate.py reasoning-lora 1 " in line
+    assert "python/data.py reasoning-lora 1 " in line
     assert line.endswith("--tokenizer /t --lang-model /x/lid.ftz --workers 3")
     assert "python/data.py qwen7b 1 " in shown("qwen7b", "1")
-    assert "python/qa.py llama3-sft 1 " in shown("llama3-sft", "1")
+    assert "python/data.py llama3-sft 1 " in shown("llama3-sft", "1")
     failed(
         repo.call("scripts/data.sh", "reasoning-lora", "1", DATA_FORM="messages", DRY_RUN=1),
         "DATA_FORM=messages is for",

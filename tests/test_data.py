@@ -15,12 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-import openmath
-import shuffle
-import source as sources
-import tiny
 from conftest import Repo, failed, heed_ctrl_c, ok
-from lib import Failure
+from sft.data import openmath, tiny
+from sft.lib.errors import Failure
+from sft.rows import chat, files, shuffle
 
 
 def test_prompts_are_the_published_ones() -> None:
@@ -45,10 +43,10 @@ def test_the_prompt_is_what_the_chat_template_renders(prepared: Repo) -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(prepared.work / "models" / "mini")
     turns = [{"role": "system", "content": ""}, {"role": "user", "content": "a\nb"}]
-    assert openmath.chatml("a\nb") == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    assert chat.chatml("a\nb") == tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     turns.append({"role": "assistant", "content": "c"})
     whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    assert whole == openmath.chatml("a\nb") + "c" + openmath.END_OF_TURN + "\n"
+    assert whole == chat.chatml("a\nb") + "c" + chat.END_OF_TURN + "\n"
 
 
 def test_code_executions() -> None:
@@ -460,30 +458,30 @@ def test_a_jsonl_file_is_cut_into_parts_at_lines(tmp_path: Path) -> None:
     for end in ("\n", ""):
         path.write_text("\n".join(lines) + end)
         for block in (10, 97, 1000, 10**6):
-            parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], block)
+            parts = files.cut([files.inspect_source((path, "cot", list(files.TEXTS)))], block)
             assert block > 10**5 or len(parts) > 10
-            read = [p for part in parts for _, batch in sources.batches(part, ["problem"]) for p in batch["problem"]]
+            read = [p for part in parts for _, batch in files.batches(part, ["problem"]) for p in batch["problem"]]
             assert read == [str(n) for n in range(400)]
     lines[333] = "broken"
     path.write_text("\n".join(lines))
     for block in (100, 1000):
-        parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], block)
+        parts = files.cut([files.inspect_source((path, "cot", list(files.TEXTS)))], block)
         with pytest.raises(Failure, match=re.escape(f"{path}:334: malformed")):
             for part in parts:
-                list(sources.batches(part, ["problem"]))
+                list(files.batches(part, ["problem"]))
 
 
 def test_a_source_that_vanishes_or_changes_in_mid_run_is_named(tmp_path: Path) -> None:
     path = write_source(tmp_path / "s", 300, 100) / "cot-00000-of-00001.parquet"
-    parts = sources.cut([sources.inspect_source((path, "cot", list(openmath.TEXTS)))], 1 << 20)
+    parts = files.cut([files.inspect_source((path, "cot", list(files.TEXTS)))], 1 << 20)
     os.utime(path, (1, 1))
     with pytest.raises(Failure, match="has changed since it was hashed"):
-        sources.check_unchanged(parts[0])
+        files.check_unchanged(parts[0])
     path.unlink()
     with pytest.raises(Failure, match="has vanished; bring it back"):
-        sources.check_unchanged(parts[0])
+        files.check_unchanged(parts[0])
     with pytest.raises(Failure, match="has vanished; bring it back"):
-        list(sources.batches(parts[0], list(openmath.TEXTS)))
+        list(files.batches(parts[0], list(files.TEXTS)))
 
 
 def test_a_source_that_vanishes_while_the_stage_runs_publishes_nothing(repo: Repo, tmp_path: Path) -> None:
@@ -518,7 +516,7 @@ def test_format_row_names_what_is_missing() -> None:
         openmath.format_row("cot", {"generated_solution": "s"})
     assert openmath.format_row("cot", {"problem": "", "generated_solution": ""})["output"] == "<|im_end|>\n"
     with pytest.raises(Failure):
-        sources.source_files(Path("/nonexistent"), "cot")
+        files.source_files(Path("/nonexistent"), "cot")
 
 
 # --- other outputs -------------------------------------------------------------------------------------------------
@@ -543,7 +541,7 @@ def test_messages_columns_and_parquet_on_request(copy: Repo, tmp_path: Path) -> 
     for row in rows:
         turns = {m["role"]: m["content"] for m in row["messages"]}
         assert list(turns) == ["system", "user", "assistant"] and turns["system"] == ""
-        rendered.append({"input": openmath.chatml(turns["user"]), "output": openmath.ending(turns["assistant"])})
+        rendered.append({"input": chat.chatml(turns["user"]), "output": openmath.ending(turns["assistant"])})
     assert rendered == text  # the same order, too
     ok(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "p", DATA_FORMAT="parquet", DATA_COLUMNS="expected_answer"))
     table = pq.read_table(tmp_path / "p/data/mini/round1/all.parquet")

@@ -10,11 +10,12 @@ import torch
 from transformers import AutoTokenizer
 
 from conftest import Repo
-from dataset import IGNORE, SftDataset, fill, line_offsets, tokenize
-from lib import Failure
 from little import conversations, little
-from openmath import END_OF_TURN, ENDS
-from packed import PackedSteps, block_causal
+from sft.engines.automodel.packed import PackedSteps, block_causal
+from sft.lib.errors import Failure
+from sft.rows.chat import END_OF_TURN, ENDS
+from sft.rows.dataset import IGNORE, SftDataset, line_offsets, tokenize
+from sft.rows.packing import fill
 
 
 @pytest.mark.parametrize("split", ["cot", "tir", "genselect"])

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 
-import eval as evaluate
+import eval
 import results
-import status
 from conftest import Repo, failed, ok
+from sft.eval.answers import Settings, generate, load, load_tokenizer
+from sft.eval.grades import boxed, correct
+from sft.eval.prompts import figures, grade_math
+from tools import status
 
 
 @pytest.mark.parametrize(
@@ -22,7 +25,7 @@ from conftest import Repo, failed, ok
     ],
 )
 def test_the_answer_is_the_last_box(text: str, answer: str | None) -> None:
-    assert evaluate.boxed(text) == answer
+    assert boxed(text) == answer
 
 
 @pytest.mark.parametrize(
@@ -39,27 +42,27 @@ def test_the_answer_is_the_last_box(text: str, answer: str | None) -> None:
     ],
 )
 def test_grades(expected: str, answer: str | None, verdict: bool) -> None:
-    assert evaluate.correct(expected, answer) is verdict
+    assert correct(expected, answer) is verdict
 
 
 def test_rates() -> None:
     problems = [{"problem": f"{i}", "expected_answer": "4"} for i in range(4)]
     answers = [("\\boxed{4}", False), ("\\boxed{5}", False), ("well", False), ("\\boxed{4} and on", True)]
     rows = [
-        problem | {"truncated": truncated} | evaluate.grade_math(problem, text)
+        problem | {"truncated": truncated} | grade_math(problem, text)
         for problem, (text, truncated) in zip(problems, answers, strict=True)
     ]
-    assert evaluate.figures("math", rows) == {"n": 4, "pass@1": 0.5, "no_answer": 0.25, "truncated": 0.25}
+    assert figures("math", rows) == {"n": 4, "pass@1": 0.5, "no_answer": 0.25, "truncated": 0.25}
     assert [row["correct"] for row in rows] == [True, False, False, True] and rows[2]["answer"] is None
 
 
 def answers_of(
-    folder: Path, config: Path, prompts: list[str], settings: evaluate.Settings, start: Path | None = None
+    folder: Path, config: Path, prompts: list[str], settings: Settings, start: Path | None = None
 ) -> list[tuple[str, bool]]:
     """Every prompt's (text, truncated), in the order of the prompts."""
-    model, tokenizer = evaluate.load(folder, config, start), evaluate.load_tokenizer(start or folder)
+    model, tokenizer = load(folder, config, start), load_tokenizer(start or folder)
     found: dict[int, tuple[str, bool]] = {}
-    for made in evaluate.generate(model, tokenizer, prompts, settings):
+    for made in generate(model, tokenizer, prompts, settings):
         assert not found.keys() & made.keys()
         found |= made
     return [found[place] for place in range(len(prompts))]
@@ -70,14 +73,14 @@ def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> Non
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import openmath
+    from sft.rows.chat import END_OF_TURN, chatml
 
     folder = trained.run_dir() / "average"
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    end = tokenizer.convert_tokens_to_ids(openmath.END_OF_TURN)
+    end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    prompts = [openmath.chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
-    answers = answers_of(folder, folder / "config.json", prompts, evaluate.Settings(6, openmath.END_OF_TURN))
+    prompts = [chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
+    answers = answers_of(folder, folder / "config.json", prompts, Settings(6, END_OF_TURN))
     for prompt, (text, truncated) in zip(prompts, answers, strict=True):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
         wanted: list[int] = []
@@ -100,7 +103,7 @@ def test_the_baseline_is_the_untouched_base(trained: Repo, monkeypatch: pytest.M
         transformers.AutoConfig, "from_pretrained", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
     )
     base = trained.work / "models/mini"
-    answers_of(base, evaluate.config_of(base), ["x"], evaluate.Settings(1, "<|im_end|>"))
+    answers_of(base, eval.config_of(base), ["x"], Settings(1, "<|im_end|>"))
     ropes = [(config.rope_parameters["rope_theta"], config.max_position_embeddings) for config in seen]
     assert (10000, 4096) in ropes
 

@@ -9,11 +9,14 @@ from typing import Any
 
 import pytest
 
-import eval as evaluate
-import lib
 import results
-import status
 from conftest import Repo, failed, ok
+from sft.eval import answers as eval_answers
+from sft.eval.prompts import CHOICE_PROMPT, MODES, chat, tasks_of
+from sft.lib.done import code_hash, describe, write_done
+from sft.lib.errors import Interrupted
+from sft.lib.files import write_json
+from tools import status
 
 BOS, END = "<|begin_of_text|>", "<|eot_id|>"
 SPECIAL = (BOS, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END)
@@ -89,16 +92,16 @@ def answers(problem: dict[str, str], mode: str) -> str:
 
 def prompts_and_answers(tokenizer: Any) -> list[tuple[str, str]]:
     rows = [
-        (evaluate.chat(tokenizer, mode, problem["problem"]), answers(problem, mode) + END)
+        (chat(tokenizer, mode, problem["problem"]), answers(problem, mode) + END)
         for problem in PROBLEMS
-        for mode in evaluate.MODES
+        for mode in MODES
     ]
-    asked = [evaluate.CHOICE_PROMPT.format_map(row) for row in CHOICES]
+    asked = [CHOICE_PROMPT.format_map(row) for row in CHOICES]
     rows += [
-        (evaluate.chat(tokenizer, "on", asked[0]), f"<think>well</think>The final answer is **A**{END}"),
-        (evaluate.chat(tokenizer, "on", asked[1]), f"<think>The final answer is D</think>(C){END}"),
-        (evaluate.chat(tokenizer, "off", asked[0]), f"The final answer is A{END}"),
-        (evaluate.chat(tokenizer, "off", asked[1]), f"D{END}"),
+        (chat(tokenizer, "on", asked[0]), f"<think>well</think>The final answer is **A**{END}"),
+        (chat(tokenizer, "on", asked[1]), f"<think>The final answer is D</think>(C){END}"),
+        (chat(tokenizer, "off", asked[0]), f"The final answer is A{END}"),
+        (chat(tokenizer, "off", asked[1]), f"D{END}"),
     ]
     return rows
 
@@ -110,7 +113,7 @@ def write_tokenizer(folder: Path) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [evaluate.CHOICE_PROMPT, "detailed thinking on off assistant system user Today Date 26 Jul 2024"]
+    texts = [CHOICE_PROMPT, "detailed thinking on off assistant system user Today Date 26 Jul 2024"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=list(SPECIAL), initial_alphabet=alphabet)
     tokenizer.train_from_iterator(texts * 2, trainer)
@@ -148,7 +151,7 @@ def learn(model: Any, tokenizer: Any, rows: list[tuple[str, str]], steps: int) -
 
 
 def finish(folder: Path, **facts: Any) -> None:
-    lib.write_done(folder, {}, {}, **facts, **lib.describe(folder))
+    write_done(folder, {}, {}, **facts, **describe(folder))
 
 
 @pytest.fixture(scope="module")
@@ -205,12 +208,14 @@ def mine(world: Repo, repo: Repo) -> Repo:
 
 
 def load(folder: Path, start: Path | None = None) -> tuple[Any, Any]:
-    return evaluate.load(folder, (start or folder) / "config.json", start), evaluate.load_tokenizer(start or folder)
+    return eval_answers.load(folder, (start or folder) / "config.json", start), eval_answers.load_tokenizer(
+        start or folder
+    )
 
 
-def collected(model: Any, tokenizer: Any, prompts: list[str], settings: evaluate.Settings) -> dict[int, Any]:
+def collected(model: Any, tokenizer: Any, prompts: list[str], settings: eval_answers.Settings) -> dict[int, Any]:
     found: dict[int, Any] = {}
-    for made in evaluate.generate(model, tokenizer, prompts, settings):
+    for made in eval_answers.generate(model, tokenizer, prompts, settings):
         found |= made
     return found
 
@@ -232,7 +237,7 @@ def test_the_switch_and_the_choices(world: Repo, log_of_it: str) -> None:
     base = done["scores"]["baseline"]["twins"]["on"]
     assert base["accuracy"] == 0 and base["think"] == 0 and base["truncated"] > 0
     assert done["decoding"] == "greedy" and done["settings"]["max_tokens"] == 32
-    assert done["grader"] == "math-verify, python/metrics.py"
+    assert done["grader"] == "math-verify, python/sft/eval/metrics.py"
     assert {path.name for path in folder.iterdir()} == {"DONE"} | {
         f"{model}.{name}.{mode}.jsonl"
         for model in ("baseline", "trained")
@@ -253,9 +258,9 @@ def test_results_and_status(world: Repo, mine: Repo) -> None:
     (run / "train/checkpoints").mkdir(parents=True)
     log = [{"step": n, "loss": 1.0 / (n + 1), "lr": 0.1, "timestamp": f"2026-01-01T00:00:0{n}"} for n in range(5)]
     (run / "train/checkpoints/training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log))
-    lib.write_done(run / "train", {}, {"data": "d" * 64, "model": "m"}, steps=5, links=1, final_loss=0.2)
+    write_done(run / "train", {}, {"data": "d" * 64, "model": "m"}, steps=5, links=1, final_loss=0.2)
     (mine.work / "data/twins/round1").mkdir()
-    lib.write_done(mine.work / "data/twins/round1", {}, {}, rows={"all": 7})
+    write_done(mine.work / "data/twins/round1", {}, {}, rows={"all": 7})
     out = ok(mine.stage("results", "twins"))
     result = json.loads((run / "results/results.json").read_text())
     assert result["scores"] == mine.done(run / "eval")["scores"] and "average" not in result["stages"]
@@ -279,9 +284,8 @@ def test_an_interrupted_run_goes_on(world: Repo, mine: Repo, log_of_it: str) -> 
     assert "going on" not in log_of_it
     part = folder.with_name(".eval.part")
     folder.rename(part)
-    code = {name: lib.sha256(mine.root / "python" / name) for name in evaluate.CODE}
-    identity = {"recipe": done["recipe"], "inputs": done["inputs"], "code": lib.recipe_hash(code)}
-    lib.write_json(part / "IDENTITY", identity)
+    identity = {"recipe": done["recipe"], "inputs": done["inputs"], "code": code_hash("lib", "rows", "data", "eval")}
+    write_json(part / "IDENTITY", identity)
     (part / "DONE").unlink()
     # Of the trained model's answers to one set one is there, and one is torn.
     row = json.loads(files["trained.twins.on.jsonl"].splitlines()[1])
@@ -300,13 +304,13 @@ def test_an_interrupted_run_goes_on(world: Repo, mine: Repo, log_of_it: str) -> 
 
 def test_prompts_have_one_bos_and_a_fixed_date(world: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = load(world.work / "models/llama")
-    prompt = evaluate.chat(tokenizer, "off", "Hi")
+    prompt = chat(tokenizer, "off", "Hi")
     assert prompt.startswith(f"{BOS}<|start_header_id|>system<|end_header_id|>\n\nToday Date: 26 Jul 2024\n\n")
     assert prompt.endswith("detailed thinking off<|eot_id|>" + TEMPLATE_TURN.format("user", "Hi") + OPEN_TURN)
     seen: list[Any] = []
     real: Callable[..., Any] = model.generate
     monkeypatch.setattr(model, "generate", lambda **k: seen.append(k) or real(**k))
-    collected(model, tokenizer, [prompt, "x"], evaluate.Settings(2, END, batch=2))
+    collected(model, tokenizer, [prompt, "x"], eval_answers.Settings(2, END, batch=2))
     ids, mask = seen[0]["input_ids"], seen[0]["attention_mask"]
     bos = tokenizer.convert_tokens_to_ids(BOS)
     assert (ids[0] == bos).sum() == 1 and ids[0, 0] == bos and mask[0].all()
@@ -319,20 +323,20 @@ OPEN_TURN = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 def test_sampling_is_seeded_and_takes_no_other_settings(world: Repo) -> None:
     model, tokenizer = load(world.work / "models/llama")
-    prompts = [evaluate.chat(tokenizer, "on", f"{n}") for n in range(5)]
-    sampled = evaluate.Settings(8, END, temperature=1.0, top_p=1.0, seed=7, batch=2)
+    prompts = [chat(tokenizer, "on", f"{n}") for n in range(5)]
+    sampled = eval_answers.Settings(8, END, temperature=1.0, top_p=1.0, seed=7, batch=2)
     first = collected(model, tokenizer, prompts, sampled)
     assert first == collected(model, tokenizer, prompts, sampled)
     assert first != collected(model, tokenizer, prompts, replace(sampled, seed=8))
-    greedy = collected(model, tokenizer, prompts, evaluate.Settings(8, END))
+    greedy = collected(model, tokenizer, prompts, eval_answers.Settings(8, END))
     assert greedy != first and greedy == collected(
-        model, tokenizer, prompts, evaluate.Settings(8, END, seed=9, batch=1)
+        model, tokenizer, prompts, eval_answers.Settings(8, END, seed=9, batch=1)
     )
     config = model.generation_config
     assert config.repetition_penalty is None and config.temperature is None
     # Batches that are there are left out, and the others are as they were.
-    order = [place for made in evaluate.generate(model, tokenizer, prompts, sampled) for place in made]
-    rest = list(evaluate.generate(model, tokenizer, prompts, sampled, set(order[:2])))
+    order = [place for made in eval_answers.generate(model, tokenizer, prompts, sampled) for place in made]
+    rest = list(eval_answers.generate(model, tokenizer, prompts, sampled, set(order[:2])))
     assert {place: text for made in rest for place, text in made.items()} == {p: first[p] for p in order[2:]}
     assert str(sampled) == "temperature 1, top_p 1, seed 7"
 
@@ -345,8 +349,8 @@ def test_too_many_answers_for_the_gpu(world: Repo, monkeypatch: pytest.MonkeyPat
 
     model, tokenizer = load(world.work / "models/llama")
     monkeypatch.setattr(model, "generate", full)
-    with pytest.raises(lib.Interrupted, match=r"3 answers of up to 2 tokens .* set EVAL_BATCH to fewer"):
-        collected(model, tokenizer, ["a", "b", "c"], evaluate.Settings(2, END, batch=4))
+    with pytest.raises(Interrupted, match=r"3 answers of up to 2 tokens .* set EVAL_BATCH to fewer"):
+        collected(model, tokenizer, ["a", "b", "c"], eval_answers.Settings(2, END, batch=4))
 
 
 def test_an_adapter_is_attached_to_the_model_it_was_trained_from(mine: Repo) -> None:
@@ -368,7 +372,7 @@ def test_an_adapter_is_attached_to_the_model_it_was_trained_from(mine: Repo) -> 
     finish(folder, step=5)
     loaded, tokenizer = load(folder, base)
     assert isinstance(loaded, PeftModel)
-    ids = torch.tensor([tokenizer.encode(evaluate.chat(tokenizer, "on", "1+2?"), add_special_tokens=False)])
+    ids = torch.tensor([tokenizer.encode(chat(tokenizer, "on", "1+2?"), add_special_tokens=False)])
     with torch.inference_mode():
         ours, theirs, without = loaded(ids).logits, model.eval()(ids).logits, load(base)[0](ids).logits
     assert torch.allclose(ours, theirs, atol=1e-6) and not torch.allclose(ours, without, atol=1e-2)
@@ -390,7 +394,7 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
         mine.edit("recipes/asks.env", "ENGINE=automodel", "ENGINE=nemo2")
     shutil.copytree(mine.run_dir("twins") / "convert", mine.run_dir("asks") / "convert")
     final = mine.run_dir("asks") / "convert/step_5"
-    tokenizer = evaluate.load_tokenizer(final)
+    tokenizer = eval_answers.load_tokenizer(final)
     rows = [
         {"input": "Context: x Question: y Answer:", "output": "no", "original_answers": ["no", "Denver Broncos"]},
         {"input": "Context: z Question: y Answer:", "output": "five"},
@@ -414,19 +418,19 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
     scores = mine.done(mine.run_dir("asks") / "eval")["scores"]["trained"]["squad"]
     # ROUGE-L keeps "the": 2*2/(3+2)
     assert scores == {"plain": {"n": 2, "exact_match": 0.5, "f1": 0.5, "rougeL": 0.4, "truncated": 0.0}}
-    task = evaluate.tasks_of({"VARIANT": variant, "SCHEMA": "squad"}, "squad", rows, tokenizer)[0]
+    task = tasks_of({"VARIANT": variant, "SCHEMA": "squad"}, "squad", rows, tokenizer)[0]
     assert [prompt.startswith(BOS) for prompt in task.prompts] == [variant == "corrected"] * 2
 
 
 def test_published_asks_with_thinking_on_only(world: Repo) -> None:
-    tokenizer = evaluate.load_tokenizer(world.work / "models/llama")
+    tokenizer = eval_answers.load_tokenizer(world.work / "models/llama")
     modes = {
-        variant: [task.mode for task in evaluate.tasks_of(recipe, "mmlu", CHOICES, tokenizer)]
+        variant: [task.mode for task in tasks_of(recipe, "mmlu", CHOICES, tokenizer)]
         for variant in ("corrected", "published")
         for recipe in [{"VARIANT": variant, "SCHEMA": "nemotron"}]
     }
     assert modes == {"corrected": ["on", "off"], "published": ["on"]}
-    prompt = evaluate.tasks_of({"VARIANT": "published"}, "mmlu", CHOICES, tokenizer)[0].prompts[1]
+    prompt = tasks_of({"VARIANT": "published"}, "mmlu", CHOICES, tokenizer)[0].prompts[1]
     assert "        Question: Rain or hail? A. p B. q C. r D. s\n" in prompt
     assert prompt.endswith(f"the [the_answer_letter] is one of A, B, C or D.{END}{OPEN_TURN}")
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-import eval_sets
 from conftest import Repo, failed, ok
+from sft.eval import sets
+from sft.lib.errors import Failure
 
 MODEL = "reasoning-lora"
 
@@ -21,7 +22,7 @@ def write_csv(path: Path, rows: list[list[str]]) -> Path:
 
 
 def gpqa(path: Path, questions: list[str]) -> Path:
-    head = ["Record ID", *eval_sets.GPQA, "Subdomain"]
+    head = ["Record ID", *sets.GPQA, "Subdomain"]
     rows = [
         [f"id{q}", f"{q}?", f" right {q}\n", f"wrong 1 {q}", f"wrong 2 {q}", f"x, {q}", "Optics"] for q in questions
     ]
@@ -37,7 +38,7 @@ def test_gpqa(repo: Repo, tmp_path: Path) -> None:
     gpqa(tmp_path / "src/gpqa_main.csv", questions)
     gpqa(tmp_path / "src/gpqa_diamond.csv", questions[10:20])
     for name in ("gpqa_main", "gpqa_diamond"):
-        ok(repo.stage("eval_sets", MODEL, "--set", name, "--source", tmp_path / "src"))
+        ok(repo.stage("tools/eval_data", MODEL, "--set", name, "--source", tmp_path / "src"))
     rows = {name: lines(repo.work / "data" / name / "test.jsonl") for name in ("gpqa_main", "gpqa_diamond")}
     for row, q in zip(rows["gpqa_main"], questions, strict=True):
         choices = [row[f"Choice {n}"] for n in range(1, 5)]
@@ -55,15 +56,15 @@ def test_a_row_without_a_field_is_skipped_and_counted(tmp_path: Path) -> None:
     path = gpqa(tmp_path / "gpqa_main.csv", ["a", "b"])
     with open(path, "a", newline="") as file:
         csv.writer(file).writerow(["id", "c?", "right", "", "w", "w", "Optics"])
-    rows = list(eval_sets.gpqa_rows(path))
+    rows = list(sets.gpqa_rows(path))
     assert [row is None for row in rows] == [False, False, True]
 
 
 def test_the_whole_sets_have_the_expected_sizes() -> None:
     """26 of 57 subjects; the sizes of the published test files, from hendrycks/test, make 4,658 questions."""
     sizes = (100, 100, 378, 270, 216, 135, 265, 173, 223, 100, 306, 272, 166, 152, 102, 235, 151, 144, 310, 100, 203)
-    assert sum((*sizes, 100, 100, 100, 112, 145)) == eval_sets.HUB["mmlu"][2]
-    assert len(eval_sets.SUBJECTS) == 26 == len((*sizes, 100, 100, 100, 112, 145))
+    assert sum((*sizes, 100, 100, 100, 112, 145)) == sets.HUB["mmlu"][2]
+    assert len(sets.SUBJECTS) == 26 == len((*sizes, 100, 100, 100, 112, 145))
 
 
 def test_mmlu_in_both_layouts(repo: Repo, tmp_path: Path) -> None:
@@ -81,7 +82,7 @@ def test_mmlu_in_both_layouts(repo: Repo, tmp_path: Path) -> None:
     made = []
     for layout in ("csv", "parquet"):
         work = repo.work / layout
-        command = ("eval_sets", MODEL, "1", "--work", work, "--set", "mmlu", "--source", tmp_path / layout)
+        command = ("tools/eval_data", MODEL, "1", "--work", work, "--set", "mmlu", "--source", tmp_path / layout)
         assert "warning: mmlu: 2 rows, where the whole set makes 4,658" in ok(repo.python(*command))
         made.append(lines(work / "data/mmlu/test.jsonl"))
         assert "already there" in ok(repo.python(*command))
@@ -121,8 +122,8 @@ def test_mmlu_in_both_layouts(repo: Repo, tmp_path: Path) -> None:
 def test_bad_files(repo: Repo, tmp_path: Path, name: str, file: str, content: bytes, words: str) -> None:
     path = tmp_path / "src" / file
     path.parent.mkdir(parents=True)
-    path.write_bytes(content.replace(b"HEAD", ",".join(eval_sets.GPQA).encode()))
-    failed(repo.stage("eval_sets", MODEL, "--set", name, "--source", tmp_path / "src"), words, status=(1,))
+    path.write_bytes(content.replace(b"HEAD", ",".join(sets.GPQA).encode()))
+    failed(repo.stage("tools/eval_data", MODEL, "--set", name, "--source", tmp_path / "src"), words, status=(1,))
     assert not list(repo.work.rglob("test.jsonl"))
 
 
@@ -132,14 +133,14 @@ def test_bad_files(repo: Repo, tmp_path: Path, name: str, file: str, content: by
 )
 def test_bad_rows_of_mmlu(change: dict[str, Any]) -> None:
     good = {"question": "q", "subject": "anatomy", "choices": ["a", "b", "c", "d"], "answer": 3}
-    assert eval_sets.mmlu_row(good, "f: row 1")["Answer"] == "D"
-    with pytest.raises(eval_sets.Failure, match="f: row 1: not a question, four choices"):
-        eval_sets.mmlu_row(good | change, "f: row 1")
+    assert sets.mmlu_row(good, "f: row 1")["Answer"] == "D"
+    with pytest.raises(Failure, match="f: row 1: not a question, four choices"):
+        sets.mmlu_row(good | change, "f: row 1")
 
 
 def test_a_gated_set_says_what_it_takes(repo: Repo) -> None:
     repo.env |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_TOKEN": "hf_secret"}
-    line = failed(repo.stage("eval_sets", MODEL), "accept its terms", "HF_TOKEN", "DATA_SRC=dir")
+    line = failed(repo.stage("tools/eval_data", MODEL), "accept its terms", "HF_TOKEN", "DATA_SRC=dir")
     assert "hf_secret" not in line
     failed(repo.call("scripts/eval-data.sh", "mini", "1"), "EVAL_SET of recipe mini has none of gpqa_main")
     failed(repo.call("scripts/eval-data.sh", MODEL, "1", DATA_SRC="/nonexistent"), "is not a folder")

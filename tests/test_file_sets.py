@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-import convert
-import curate
-import eval_sets
-import file_sets
-import qa
-import sft_options
-import source
 from conftest import Repo, failed, ok
-from lib import Failure
+from sft.data import qa
+from sft.data.generations import options
+from sft.data.nemotron import fetch
+from sft.eval import sets
+from sft.lib import file_sets
+from sft.lib.errors import Failure
+from sft.model.folder import tensors
+from sft.rows import files
 
 
 def touch(folder: Path, *names: str) -> list[Path]:
@@ -60,12 +60,12 @@ def test_two_forms_of_a_split(tmp_path: Path, names: list[str], forms: int) -> N
     """Each is read alone; together their rows would count twice."""
     touch(tmp_path, *names)
     if forms == 1:
-        assert len(source.source_files(tmp_path, "cot")) == len(names)
+        assert len(files.source_files(tmp_path, "cot")) == len(names)
     else:
         with pytest.raises(Failure, match=f"split cot is there in {forms} forms: .*; move all but one away"):
-            source.source_files(tmp_path, "cot")
+            files.source_files(tmp_path, "cot")
     touch(tmp_path / "other", "cot.xjsonl", "cot.jsonl.txt", "cotton.jsonl", "cot.jsonl")
-    assert source.source_files(tmp_path / "other", "cot") == [tmp_path / "other/cot.jsonl"]
+    assert files.source_files(tmp_path / "other", "cot") == [tmp_path / "other/cot.jsonl"]
 
 
 def test_every_reader_of_a_folder_looks(tmp_path: Path) -> None:
@@ -77,21 +77,21 @@ def test_every_reader_of_a_folder_looks(tmp_path: Path) -> None:
         qa.files_of(tmp_path / "qa2", "train")
     touch(
         tmp_path / "mmlu",
-        *(f"{eval_sets.HUB['mmlu'][1].rpartition('/')[0].replace('*', 'law')}/test-00001-of-00002.parquet",),
+        *(f"{sets.HUB['mmlu'][1].rpartition('/')[0].replace('*', 'law')}/test-00001-of-00002.parquet",),
     )
     with pytest.raises(Failure, match="1 of the 2 files test"):
-        eval_sets.files_of("mmlu", tmp_path / "mmlu")
+        sets.files_of("mmlu", tmp_path / "mmlu")
     touch(
         tmp_path / "nano", "SFT/chat/chat.jsonl", "old/chat.jsonl", "SFT/math/math_v1.jsonl", "SFT/math/math_v1.1.jsonl"
     )
     with pytest.raises(Failure, match=r"has chat in 2 places: SFT/chat and old/chat\.jsonl"):
-        curate.source_files(tmp_path / "nano", ["chat"])
-    assert len(curate.source_files(tmp_path / "nano", ["math"])) == 2
+        fetch.source_files(tmp_path / "nano", ["chat"])
+    assert len(fetch.source_files(tmp_path / "nano", ["math"])) == 2
     with pytest.raises(Failure, match="1 of the 2 files model"):
-        convert.tensors(touch(tmp_path / "model", "model-00001-of-00002.safetensors")[0].parent)
+        tensors(touch(tmp_path / "model", "model-00001-of-00002.safetensors")[0].parent)
     [one] = touch(tmp_path / "gen", "output-rs0.jsonl")
     with pytest.raises(Failure, match="is matched twice"):
-        sft_options.find_files("input_files", f"{one},{tmp_path}/gen/output-rs*.jsonl")
+        options.find_files("input_files", f"{one},{tmp_path}/gen/output-rs*.jsonl")
 
 
 def test_a_copy_of_a_file_is_not_read_as_more_rows(copy: Repo, tmp_path: Path) -> None:

@@ -4,18 +4,20 @@ import argparse
 import json
 import math
 import re
+import statistics
 import sys
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
+import gpu_bench
 import pytest
 
-import gpu_bench
-import recipe as recipes
-import shapes
 from conftest import Repo, failed
-from lib import Failure
+from sft.lib.errors import Failure
+from sft.plan import shapes
+from sft.recipe.keys import LINEAR
+from sft.recipe.read import load
 
 DEFAULTS = argparse.Namespace(layers=32, hidden=4096, vocab=128256, seq_len=8192, mean_length=3500.0, bins=8)
 TINY = ("--layers=2", "--hidden=64", "--vocab=512", "--seq-len=128", "--mean-length=40", "--bins=2", "--steps=2")
@@ -25,11 +27,11 @@ def test_the_shape_is_llama31_8b() -> None:
     published = shapes.from_config(shapes.PUBLISHED["meta-llama/Llama-3.1-8B"], "")
     shape = gpu_bench.shape_of(DEFAULTS)
     assert shape == published and shape.parameters == 8_030_261_248
-    assert shape.lora_parameters(64, recipes.LINEAR) == 167_772_160
+    assert shape.lora_parameters(64, LINEAR) == 167_772_160
     # What is measured is the recipe's adapter and sequence.
-    recipe = recipes.load(gpu_bench.MODEL, gpu_bench.ROUND)
+    recipe = load(gpu_bench.MODEL, gpu_bench.ROUND)
     assert (recipe["LORA_RANK"], recipe["LORA_ALPHA"], recipe["SEQ_LEN"]) == ("64", "128", "8192")
-    assert recipe["LORA_TARGETS"] == ",".join(recipes.LINEAR)
+    assert recipe["LORA_TARGETS"] == ",".join(LINEAR)
 
 
 def test_settings_are_words_for_knobs() -> None:
@@ -68,7 +70,7 @@ def test_packed_rows_are_apart() -> None:
     """The masks that each attention gets let a token see its own document only, and labels are the next token."""
     import torch
 
-    from packed import block_causal
+    from sft.engines.automodel.packed import block_causal
 
     rows = gpu_bench.Documents(64, 20.0, 3, True, 100)
     row = rows[1]
@@ -117,7 +119,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     """(JSON, Markdown, output, folder) of a real run of two settings, one of which this machine cannot do."""
     repo = Repo(tmp_path_factory.mktemp("bench") / "repo")
     out = repo.root / "out"
-    command = (sys.executable, "python/gpu_bench.py", "--device=cpu", *TINY, "--warmup=1", f"--out={out}")
+    command = (sys.executable, "tests/bench/gpu_bench.py", "--device=cpu", *TINY, "--warmup=1", f"--out={out}")
     result = repo.call(*command, "--settings=sdpa+chunked,flash", timeout=600)
     assert result.returncode == 0, result.stdout + result.stderr
     return json.loads((out / "cpu.json").read_text()), (out / "cpu.md").read_text(), result.stdout, out
@@ -128,7 +130,10 @@ def test_a_run_has_all_that_is_needed_to_make_it_again(smoke: tuple[dict[str, An
     assert made["complete"] and sorted(p.name for p in out.iterdir()) == ["cpu.json", "cpu.md"]
     assert (made["gpu"], made["driver"], made["cuda"]) == ("cpu", None, None)
     assert made["versions"]["nemo-automodel"] == "0.7.0" and made["versions"]["torch"]
-    assert made["command"].startswith("python python/gpu_bench.py --device=cpu --layers=2") and "commit" in made["code"]
+    assert (
+        made["command"].startswith("python tests/bench/gpu_bench.py --device=cpu --layers=2")
+        and "commit" in made["code"]
+    )
     assert made["run"] == {
         "layers": 2, "hidden": 64, "vocab": 512, "seq_len": 128, "mean_length": 40.0, "bins": 2, "steps": 2,
         "warmup": 1, "mean_length_source": "as given", "rank": 64, "alpha": 128, "recipe_steps": 2000, "batch": 256,
@@ -158,7 +163,9 @@ def test_the_mfu_of_a_run_by_hand(smoke: tuple[dict[str, Any], str, str, Path]) 
     assert made["matmul_flops"] == max(size["flops_per_s"] for size in made["matmul"])
     assert row["hours"] == pytest.approx(512_000 * 40 / row["tokens_per_s"] / 3600)
     tokens = [sum(map(sum, bins[2 * i : 2 * i + 2])) for i in (1, 2)]
-    assert min(tokens) / 2 < row["tokens_per_s"] * row["step_seconds"] < 2 * max(tokens)
+    rates = [count / seconds for count, seconds in zip(tokens, row["seconds"], strict=True)]
+    assert row["tokens_per_s"] == pytest.approx(statistics.median(rates))
+    assert row["step_seconds"] == statistics.median(row["seconds"])
     # Random weights know nothing: each of 512 tokens is as likely.
     assert row["loss"] == pytest.approx(math.log(512), rel=0.1) and row["peak_memory_bytes"] > 2**26
 
@@ -194,7 +201,7 @@ def test_what_the_engine_replaces_is_no_figure_of_the_setting() -> None:
 
 
 def test_wrong_calls_end_in_one_line(repo: Repo) -> None:
-    failed(repo.python("gpu_bench"), "there is no GPU", "--device cpu", status=(1,))
+    failed(repo.call(sys.executable, "tests/bench/gpu_bench.py"), "there is no GPU", "--device cpu", status=(1,))
     for option, words in (
         ("--settings=sdpa,fast", "no setting 'fast'"),
         ("--steps=0", "--steps=0; give a number from 1"),
@@ -202,7 +209,7 @@ def test_wrong_calls_end_in_one_line(repo: Repo) -> None:
         ("--hidden=100", "--hidden=100 does not divide into heads"),
         ("--mean-length=5000", "--mean-length=5000; give a number from 2, below half of --seq-len=8192"),
     ):
-        failed(repo.python("gpu_bench", option), words, status=(2,))
+        failed(repo.call(sys.executable, "tests/bench/gpu_bench.py", option), words, status=(2,))
     assert not (repo.root / "results").exists()
 
 

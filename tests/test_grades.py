@@ -2,7 +2,7 @@
 
 import pytest
 
-from grades import boxed, correct
+from sft.eval.grades import boxed, correct
 
 EQUAL = [
     (r"\frac{1}{2004!}", r"1/2004!"),

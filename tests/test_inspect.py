@@ -16,17 +16,20 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-import inspect_rows
-import recipe as recipes
 from conftest import Repo, failed, ok
-from dataset import IGNORE, SftDataset, automodel_view, deal, nemo_rl_view, pack
-from lib import Failure
 from little import BOS, little, write_recipe
 from little import END_OF_TURN as TURN_END
 from little import RECIPE as LITTLE
-from openmath import END_OF_TURN
-from packed import PackedSteps
-from verdicts import difference, judge_eos, turns
+from sft.engines.automodel import row as automodel_row
+from sft.engines.automodel.packed import PackedSteps
+from sft.engines.nemo_rl import row as nemo_rl_row
+from sft.inspect.verdicts import difference, judge_eos, turns
+from sft.lib.errors import Failure
+from sft.recipe import read
+from sft.rows.chat import END_OF_TURN
+from sft.rows.dataset import IGNORE, SftDataset
+from sft.rows.packing import deal, pack
+from tools import inspect_rows
 
 Inspect = Callable[..., tuple[str, str]]
 # As NeMo-RL trains the Qwens, on 8 GPUs: 2 replicas, and rows padded to multiples of 8.
@@ -40,8 +43,8 @@ def inspect(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
     """(output, error) of a call in this process: for each process to import transformers would take 5 s."""
 
     def call(repo: Repo, *args: object, model: str = "mini") -> tuple[str, str]:
-        monkeypatch.setattr(recipes, "RECIPES", repo.root / "recipes")
-        monkeypatch.setattr(recipes, "ROOT", repo.root)
+        monkeypatch.setattr(read, "RECIPES", repo.root / "recipes")
+        monkeypatch.setattr(read, "ROOT", repo.root)
         monkeypatch.setattr(sys, "argv", ["inspect_rows.py", model, "1", "--work", str(repo.work), *map(str, args)])
         error = ""
         try:
@@ -379,7 +382,7 @@ def test_a_call_that_cannot_be_answered(prepared: Repo, repo: Repo, inspect: Ins
     assert not repo.work.exists(), "nothing is written"
     (repo.work / "data").mkdir(parents=True)
     (repo.work / "data/mini").symlink_to(prepared.work / "data/mini")
-    failed(repo.stage("inspect_rows"), "make model MODEL=mini ROUND=1", status=(1,))
+    failed(repo.stage("tools/inspect_rows"), "make model MODEL=mini ROUND=1", status=(1,))
     for round_, other in (("nemo2", "inspect ROUND=1, the same rows on"), ("published", "inspect round 1 on")):
         refused = repo.call("scripts/inspect.sh", "llama3-lora", round_)
         failed(refused, "what engine nemo2 makes of a row is not shown here", other, status=(1,))
@@ -393,7 +396,7 @@ def test_a_call_that_cannot_be_answered(prepared: Repo, repo: Repo, inspect: Ins
 def test_a_dry_run_shows_the_command(repo: Repo) -> None:
     output = ok(repo.call("scripts/inspect.sh", "mini", "1", "--full", DRY_RUN="1", ROW="7"))
     assert output.split()[1:] == [
-        str(repo.root / "python/inspect_rows.py"), "mini", "1", "--work", str(repo.work), "--row=7", "--full"
+        str(repo.root / "python/tools/inspect_rows.py"), "mini", "1", "--work", str(repo.work), "--row=7", "--full"
     ]  # fmt: skip
     assert "ROW=n" in ok(repo.call("scripts/inspect.sh", "--help"))
 
@@ -407,7 +410,7 @@ def test_nemo_rl_puts_loss_on_the_newline_too(copy: Repo, inspect: Inspect) -> N
     dataset = SftDataset(str(data_file(copy)), 256, END_OF_TURN, tokenizer)
     end, newline = tokenizer.encode(f"{END_OF_TURN}\n", add_special_tokens=False)
     for i, row in enumerate(rows_of(copy)):
-        view, other = nemo_rl_view(dataset, i), automodel_view(dataset, i)
+        view, other = nemo_rl_row.view(dataset, i), automodel_row.view(dataset, i)
         # All that automodel has, and the newline.
         assert view.ids == [*other.ids, newline] and view.ids[-2] == end
         assert view.loss == [*other.loss, True] and sum(view.loss) == view.answer == other.answer + 1
@@ -426,12 +429,12 @@ def test_nemo_rl_puts_loss_on_the_newline_too(copy: Repo, inspect: Inspect) -> N
 
 def test_nemo_rl_masks_a_row_of_seq_len(prepared: Repo) -> None:
     tokenizer = AutoTokenizer.from_pretrained(prepared.work / "models/mini")
-    whole = nemo_rl_view(SftDataset(str(data_file(prepared)), 10_000, END_OF_TURN, tokenizer), 0)
+    whole = nemo_rl_row.view(SftDataset(str(data_file(prepared)), 10_000, END_OF_TURN, tokenizer), 0)
     length = len(whole.ids)
-    fits = nemo_rl_view(SftDataset(str(data_file(prepared)), length + 1, END_OF_TURN, tokenizer), 0)
+    fits = nemo_rl_row.view(SftDataset(str(data_file(prepared)), length + 1, END_OF_TURN, tokenizer), 0)
     assert fits == whole and not fits.over
     for seq_len, kept in ((length, 4), (6, 3)):
-        masked = nemo_rl_view(SftDataset(str(data_file(prepared)), seq_len, END_OF_TURN, tokenizer), 0)
+        masked = nemo_rl_row.view(SftDataset(str(data_file(prepared)), seq_len, END_OF_TURN, tokenizer), 0)
         assert masked.over == length - seq_len + 1 and (masked.prompt, masked.answer) == (whole.prompt, whole.answer)
         assert masked.ids == whole.ids[:kept] + whole.ids[whole.split : whole.split + kept]
         assert masked.loss == [False] * 2 * kept and masked.split == kept
@@ -459,7 +462,7 @@ def test_nemo_rl_packs_a_global_batch(copy: Repo, inspect: Inspect) -> None:
     tokenizer = AutoTokenizer.from_pretrained(copy.work / "models/mini")
     dataset = SftDataset(str(data_file(copy)), 256, END_OF_TURN, tokenizer)
     for rows, tokens, boundaries, positions in bins:
-        assert tokens == [len(nemo_rl_view(dataset, number - 1).ids) for number in rows]
+        assert tokens == [len(nemo_rl_row.view(dataset, number - 1).ids) for number in rows]
         assert boundaries[0] == 0 and boundaries[-1] <= 256
         sizes = [end - start for start, end in pairwise(boundaries)]
         assert sizes == [-(-n // 8) * 8 for n in tokens]
@@ -498,7 +501,7 @@ def test_nemo_rl_without_packing_pads_to_the_global_batch(copy: Repo, inspect: I
     output, _ = inspect(copy, model="rl")
     tokenizer = AutoTokenizer.from_pretrained(copy.work / "models/mini")
     dataset = SftDataset(str(data_file(copy)), 256, END_OF_TURN, tokenizer)
-    width = -(-max(len(nemo_rl_view(dataset, i).ids) for i in range(8)) // 4) * 4
+    width = -(-max(len(nemo_rl_row.view(dataset, i).ids) for i in range(8)) // 4) * 4
     assert output.count(f", 2 x {width} tokens, ") == 4 and f"with input id {tokenizer.pad_token_id} " in output
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-import learning
-import nemo_rl_log
 from conftest import Repo, failed
-from lib import Failure
 from little import conversations, little, write_data, write_recipe
+from sft.engines import learning
+from sft.engines.nemo_rl import driver_log
+from sft.lib.errors import Failure
 
 
 def test_data_of_which_nothing_fits_is_refused_before_anything_is_queued(copy: Repo) -> None:
@@ -116,5 +116,5 @@ def test_a_loss_of_nemo_rl_that_is_no_number_ends_the_link(tmp_path: Path) -> No
         f"========================= Step {n}/60 =========================\n  • Loss: {loss}\n" for n, loss in steps
     ]
     (tmp_path / "driver.log").write_text("".join(heads))
-    nemo_rl_log.follow(tmp_path, 60)
+    driver_log.follow(tmp_path, 60)
     assert (tmp_path / "failed").read_text().startswith("step 6: the loss is nan; lower LR")

@@ -21,8 +21,9 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
-import dataset
 from conftest import ROOT, Repo, ok
+from sft.engines.nemo_rl import row as nemo_rl_row
+from sft.rows import dataset, packing
 from test_ray import STANDIN, image
 
 pytestmark = pytest.mark.slow
@@ -49,7 +50,7 @@ MODELS: dict[str, Any] = {
 
 
 def environment(**env: str) -> dict[str, str]:
-    path = f"{ROOT}/tests/standin/nemo-rl:{ROOT}/python/inside"
+    path = f"{ROOT}/tests/standin/nemo-rl:{ROOT}/python/sft/engines/nemo_rl/inside"
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"} | env
 
 
@@ -99,10 +100,10 @@ def rows(prepared_mega: Repo) -> dict[str, Any]:
     repo = prepared_mega
     tokenizer = AutoTokenizer.from_pretrained(repo.work / "models/mega")
     data = dataset.SftDataset(str(repo.work / "data/mini/round1/all.jsonl"), 256, "<|im_end|>", tokenizer)
-    views = [dataset.nemo_rl_view(data, i) for i in range(12)]
+    views = [nemo_rl_row.view(data, i) for i in range(12)]
     assert all(view.over == 0 and 0 < sum(view.loss) < len(view.ids) for view in views)
     unit = 4  # 2 * CP * TP of two processes
-    packs = dataset.pack([-(-len(view.ids) // unit) * unit for view in views], 256)
+    packs = packing.pack([-(-len(view.ids) // unit) * unit for view in views], 256)
     assert max(map(len, packs)) >= 2 and sorted(i for pack in packs for i in pack) == list(range(12))
     return {"rows": [{"ids": v.ids, "loss": [int(x) for x in v.loss]} for v in views], "packs": packs, "unit": unit}
 

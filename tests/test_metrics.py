@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-import metrics
+from sft.eval import letters, metrics
 
 
 @pytest.mark.parametrize(
@@ -102,8 +102,8 @@ LETTERS = [
 
 @pytest.mark.parametrize("text,ours,theirs", LETTERS)
 def test_letters(text: str, ours: str | None, theirs: str | None) -> None:
-    assert metrics.letter(text) == ours
-    assert metrics.published_letter(text) == theirs
+    assert letters.letter(text) == ours
+    assert letters.published_letter(text) == theirs
 
 
 @pytest.mark.parametrize(
@@ -133,5 +133,5 @@ def test_rows_of_scores() -> None:
 @pytest.mark.parametrize("part", ["*", " ", "\n", "(", "**B ", "answer ", "answer is ", "A is ", "\\boxed{", "the "])
 def test_a_long_degenerate_answer_takes_no_long_time(part: str) -> None:
     start = time.process_time()
-    metrics.letter("The final answer is " + part * 20000)
+    letters.letter("The final answer is " + part * 20000)
     assert time.process_time() - start < 2

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-import model
 from conftest import Repo, failed, ok
-from lib import Failure
+from sft.lib.errors import Failure
+from sft.model import rope
 
 FLAT = {"model_type": "qwen2", "max_position_embeddings": 4096, "rope_theta": 10000, "use_cache": True}
 NESTED = {"max_position_embeddings": 4096, "rope_parameters": {"rope_theta": 10000.0, "rope_type": "default"}}
@@ -23,13 +23,13 @@ BOTH = NESTED | {"rope_theta": 10000}
 def test_patch(config: dict, tmp_path: Path) -> None:
     file = tmp_path / "config.json"
     file.write_text(json.dumps(config))
-    assert model.patch_rope(file, 500000.0, 131072) is True
+    assert rope.patch_rope(file, 500000.0, 131072) is True
     patched = json.loads(file.read_text())
     assert patched["max_position_embeddings"] == 131072
     for part in (patched, patched.get("rope_parameters", {})):
         assert part.get("rope_theta", 500000.0) == 500000.0
     assert patched.keys() == config.keys() and patched.get("model_type") == config.get("model_type")
-    assert model.patch_rope(file, 500000.0, 131072) is False, "already patched"
+    assert rope.patch_rope(file, 500000.0, 131072) is False, "already patched"
     assert json.loads(file.read_text()) == patched and list(tmp_path.iterdir()) == [file]
 
 
@@ -51,13 +51,13 @@ def test_what_cannot_be_patched_is_left_alone(what: str, tmp_path: Path) -> None
     file.write_text(json.dumps(REFUSED[what]))
     before = file.read_bytes()
     with pytest.raises(Failure, match="fetch the published config again"):
-        model.patch_rope(file, 500000.0, 131072)
+        rope.patch_rope(file, 500000.0, 131072)
     assert file.read_bytes() == before
 
 
 def test_model_stage(copy: Repo) -> None:
     folder = copy.work / "models/mini"
-    assert model.loaded_rope(folder) == (500000.0, 131072)
+    assert rope.loaded_rope(folder) == (500000.0, 131072)
     original = json.loads((folder / "config.original.json").read_text())
     assert (original["rope_theta"], original["max_position_embeddings"]) == (10000, 4096)
     assert "RoPE is already patched" in ok(copy.call("scripts/model.sh", "mini", "1"))
@@ -206,7 +206,7 @@ def test_download_resumes_keeps_its_commit_and_patches(repo: Repo, hub: Hub, tmp
     done = repo.done(folder)
     assert done["revision"] == COMMIT and not (folder / "model.bin").exists()
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
-    assert model.loaded_rope(folder) == (500000.0, 131072)
+    assert rope.loaded_rope(folder) == (500000.0, 131072)
     assert (folder / "config.original.json").read_bytes() == hub.files["config.json"]
     assert any(auth == "Bearer hf_secret" for *_, auth in hub.seen)
 
@@ -273,7 +273,8 @@ def test_what_comes_is_held_against_the_listing(repo: Repo, hub: Hub, tmp_path: 
     """As when the library is content with less than what is asked for."""
     import huggingface_hub
 
-    import hub as downloads
+    from sft.lib import hub
+    from sft.lib.hub import download
 
     def part_of_it(repo_id: str, local_dir: Path, **_: object) -> None:
         local_dir.mkdir(exist_ok=True)
@@ -281,15 +282,15 @@ def test_what_comes_is_held_against_the_listing(repo: Repo, hub: Hub, tmp_path: 
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", part_of_it)
     files = {"config.json": 2, "model.safetensors": 9}
-    monkeypatch.setattr(downloads, "listing", lambda *_: (COMMIT, files))
+    monkeypatch.setattr(hub, "listing", lambda *_: (COMMIT, files))
     with pytest.raises(Failure, match=r"model\.safetensors has not come whole; run it again"):
-        downloads.download("a/b", "main", tmp_path / "b", "model", ["*"])
+        download("a/b", "main", tmp_path / "b", "model", ["*"])
     files["config.json"] = 3
     with pytest.raises(Failure, match=r"config\.json has not come whole"):
-        downloads.download("a/b", "main", tmp_path / "b", "model", ["*.json"])
+        download("a/b", "main", tmp_path / "b", "model", ["*.json"])
     assert not (tmp_path / "b").exists()
     with pytest.raises(Failure, match="has no file like"):
-        downloads.download("a/b", "main", tmp_path / "b", "model", ["*.bin"])
+        download("a/b", "main", tmp_path / "b", "model", ["*.bin"])
 
 
 def test_what_is_there_is_compared_with_what_is_asked(repo: Repo, hub: Hub, prepared: Repo, tmp_path: Path) -> None:
@@ -340,7 +341,7 @@ def taken(repo: Repo, hub: Hub, revision: str) -> None:
     """The model is complete, patched, and of these very weights."""
     folder = repo.work / "models/Qwen2.5-Math-1.5B"
     assert repo.done(folder)["revision"] == revision
-    assert model.loaded_rope(folder) == (500000.0, 131072)
+    assert rope.loaded_rope(folder) == (500000.0, 131072)
     assert (folder / "model.safetensors").read_bytes() == hub.files["model.safetensors"]
     assert (folder / "config.original.json").read_bytes() == hub.files["config.json"]
     assert not (folder / "model.bin").exists() or revision == "local"

@@ -13,16 +13,21 @@ from pathlib import Path
 import pytest
 import yaml
 
-import checkpoints
 import convert
-import nemo2
-import recipe as recipes
 from conftest import ROOT, Repo, failed, missing, ok
-from lib import Failure, recipe_hash, write_done
+from sft.engines import saved
+from sft.engines.nemo2 import link
+from sft.engines.nemo2 import saved as nemo2_saved
+from sft.engines.nemo2.config import base_folder, predictions, render, to_yaml
+from sft.lib.done import recipe_hash, write_done
+from sft.lib.errors import Failure
+from sft.recipe.keys import stage_keys
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 MODELS = ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora")
 ROUNDS = ("nemo2", "published")
-# Called as a Python: for the launcher it is torchrun, for nemo2.py NeMo's.
+# Called as a Python: for the launcher it is torchrun, for engine.py NeMo's.
 # Every letter is the same token.
 TOKENIZER = '{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": [], "unk_token": "a"}}'
 STAND_IN = r"""#!/bin/bash
@@ -31,7 +36,7 @@ printf '%s\n' "$*" >>"$CALLS"
 case $* in
     *--import-base*) mkdir -p "$BASE" ;;
     *--export*) mkdir -p "${!#}" ;;
-    *torch.distributed.run*nemo2.py*) mkdir -p "$SAVES" && echo "[12:00:00] train: step 1/20" && echo "[NeMo I] talk" ;;
+    *distributed.run*engine.py*) mkdir -p "$SAVES" && echo "[12:00:00] train: step 1/20" && echo "[NeMo I] talk" ;;
 esac
 """
 
@@ -56,7 +61,7 @@ def leaves(data: object, path: str = "") -> dict[str, object]:
 @pytest.mark.parametrize("model", MODELS)
 def test_the_configuration_of_a_recipe(model: str, round_: str, repo: Repo) -> None:
     """To the letter as the golden file, which make check-nemo2 builds with the real classes."""
-    shown = ok(repo.python("nemo2", model, round_, "--work", "/WORK", "--render"))
+    shown = ok(repo.python("engine", model, round_, "--work", "/WORK", "--render"))
     assert shown == (ROOT / "tests" / "golden" / f"{model}.round{round_}.nemo2.yaml").read_text()
 
 
@@ -128,10 +133,12 @@ def test_the_images_know_every_argument(image: str) -> None:
             return
         target = data.get("_target_")
         names = known.get(
-            {"nemo2_parts.OrderedDataModule": "nemo.collections.llm.FineTuningDataModule"}.get(target, target)
+            {"sft.engines.nemo2.parts.OrderedDataModule": "nemo.collections.llm.FineTuningDataModule"}.get(
+                target, target
+            )
         )
         if target and names is None:  # ours, and Lightning's Trainer
-            assert target in ("nemo2_parts.Link", "nemo.lightning.Trainer")
+            assert target in ("sft.engines.nemo2.parts.Link", "nemo.lightning.Trainer")
         elif target:
             unknown = data.keys() - {"_target_"} - set(names) - {"optimizer_cpu_offload"}
             assert not unknown, f"{target} of image {image} has no {unknown}"
@@ -164,16 +171,16 @@ def test_the_images_know_every_argument(image: str) -> None:
     ],
 )
 def test_what_nemo2_cannot_do_is_refused(changes: dict[str, str], message: str) -> None:
-    recipe = recipes.load("reasoning-lora", "nemo2") | changes
-    paths = recipes.Paths("/WORK", "reasoning-lora", "nemo2", recipe)
+    recipe = load("reasoning-lora", "nemo2") | changes
+    paths = Paths("/WORK", "reasoning-lora", "nemo2", recipe)
     with pytest.raises(Failure, match=message) as failure:
-        nemo2.render(recipe, paths, Path("/base"), Path("/saved"))
+        render(recipe, paths, Path("/base"), Path("/saved"))
     assert failure.value.status == 2
 
 
 def test_the_yaml_says_what_the_data_say() -> None:
     data = {"a": {"b": [1, "x: y", {"c": None, "d": [True]}], "e": {}, "f": 1e-8}, "g": 5e-6, "h": [], "i": 0.5}
-    assert yaml.safe_load(nemo2.to_yaml(data)) == data
+    assert yaml.safe_load(to_yaml(data)) == data
 
 
 # --- checkpoints ---------------------------------------------------------------------------------------------------
@@ -191,11 +198,11 @@ def test_a_checkpoint_counts_when_nemo_would_resume_from_it(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
     (tmp_path / "loss=0.3-step=300-last-unfinished").touch()
     (tmp_path / "loss=0.2-step=400-last").touch()  # no folder
-    assert checkpoints.saved_steps("nemo2", tmp_path) == {
+    assert saved.saved_steps("nemo2", tmp_path) == {
         10: tmp_path / "loss=0.52-step=10-last",
         200: tmp_path / "loss=0.4-step=200-last",
     }
-    assert checkpoints.saved_steps("nemo2", tmp_path / "none") == {}
+    assert saved.saved_steps("nemo2", tmp_path / "none") == {}
 
 
 def test_a_killed_link_leaves_nothing_that_stops_the_next(tmp_path: Path) -> None:
@@ -206,17 +213,17 @@ def test_a_killed_link_leaves_nothing_that_stops_the_next(tmp_path: Path) -> Non
     marker = tmp_path / f"{first.name}-unfinished"
     marker.touch()
     (tmp_path / "loss=0.9-step=5-last-unfinished").touch()  # killed before the folder was made
-    checkpoints.clean_nemo2(tmp_path)
+    nemo2_saved.clean(tmp_path)
     assert list(tmp_path.iterdir()) == []
     for step, changed in ((20, 1e9), (30, 5e8)):
         folder = tmp_path / f"loss=0.4-step={step}-last"
         folder.mkdir()
         os.utime(folder, (changed, changed))
     (tmp_path / "training.jsonl").touch()
-    checkpoints.clean_nemo2(tmp_path)
+    nemo2_saved.clean(tmp_path)
     newest, other = (tmp_path / f"loss=0.4-step={step}-last" for step in (30, 20))
     assert newest.stat().st_mtime > other.stat().st_mtime == 1e9 and (tmp_path / "training.jsonl").is_file()
-    checkpoints.clean_nemo2(tmp_path / "none")
+    nemo2_saved.clean(tmp_path / "none")
 
 
 def test_a_link_cleans_before_it_trains(ready: Repo) -> None:
@@ -238,7 +245,7 @@ def test_what_is_read_of_nemo_is_on_record() -> None:
         assert fact["literal"] in (ROOT / fact["ours"]).read_text(), fact
         assert fact["2.1.0"] > 0 and fact["2.3.1"] > 0 and fact["checked"], fact
         assert fact["upstream"].startswith("nemo/") and fact["text"], fact
-    ours = "".join((ROOT / f"python/{name}.py").read_text() for name in ("nemo2", "nemo2_parts"))
+    ours = "".join((ROOT / f"python/sft/engines/nemo2/{name}.py").read_text() for name in ("config", "link", "parts"))
     named = {f["literal"] for f in facts()}
     for name in ("training.jsonl", "validation.jsonl", "adapter_model.safetensors", "reduced_train_loss", "hf://"):
         assert name in ours and any(name in literal for literal in named), name
@@ -250,15 +257,15 @@ def test_what_is_read_of_nemo_is_on_record() -> None:
 @pytest.fixture
 def ready(repo: Repo, tmp_path: Path) -> Repo:
     """llama3-lora's data and model as far as a link looks at them, and a stand-in for the image's Python."""
-    recipe = recipes.load("llama3-lora", "published")
-    paths = recipes.Paths(repo.work, "llama3-lora", "published", recipe)
+    recipe = load("llama3-lora", "published")
+    paths = Paths(repo.work, "llama3-lora", "published", recipe)
     paths.data.mkdir(parents=True)
     for name in ("training", "validation", "test", "rendered"):
         rows = [json.dumps({"input": f"Question {n}", "output": "yes"}) + "\n" for n in range(120)]
         (paths.data / f"{name}.jsonl").write_text("".join(rows))
     files = {path.name: str(path.stat().st_size) for path in paths.data.iterdir()}
     sizes = {name: int(size) for name, size in files.items()}
-    write_done(paths.data, recipes.stage_keys(recipe, "data"), {}, rows={"all": 120}, outputs=files, bytes=sizes)
+    write_done(paths.data, stage_keys(recipe, "data"), {}, rows={"all": 120}, outputs=files, bytes=sizes)
     paths.base.mkdir(parents=True)
     (paths.base / "config.json").write_text("{}")
     (paths.base / "tokenizer.json").write_text(TOKENIZER)
@@ -275,7 +282,7 @@ def ready(repo: Repo, tmp_path: Path) -> Repo:
     repo.env |= {
         "NEMO2_PYTHON": str(python),
         "CALLS": str(tmp_path / "calls"),
-        "BASE": str(nemo2.base_folder(paths, recipe_hash({"config.json": "0", "tokenizer.json": "1"}))),
+        "BASE": str(base_folder(paths, recipe_hash({"config.json": "0", "tokenizer.json": "1"}))),
         "SAVES": str(paths.train / "checkpoints" / "reduced_train_loss=0.5-step=20-last"),
     }
     return repo
@@ -303,8 +310,8 @@ def engine(repo: Repo, script: str, **env: object) -> subprocess.CompletedProces
 def test_a_link_converts_the_base_once_and_trains(ready: Repo) -> None:
     shown = ok(engine(ready, "engine_train"))
     tail = "llama3-lora published --work /WORK"
-    train = f"-m torch.distributed.run --nproc-per-node 1 --max-restarts 0 --standalone /CODE/python/nemo2.py {tail}"
-    assert calls(ready) == [f"/CODE/python/nemo2.py {tail} --import-base", train]
+    train = f"-m torch.distributed.run --nproc-per-node 1 --max-restarts 0 --standalone /CODE/python/engine.py {tail}"
+    assert calls(ready) == [f"/CODE/python/engine.py {tail} --import-base", train]
     assert "train: step 1/20" in shown and "talk" not in shown, "NeMo's own talk belongs in the log"
     [log] = (ready.work / "runs/llama3-lora/roundpublished/train/logs").iterdir()
     assert "[NeMo I] talk" in log.read_text()
@@ -376,7 +383,7 @@ def test_each_recipe_runs_in_the_image_of_its_tutorial(ready: Repo) -> None:
 
 def test_export_and_generate_are_one_process_each(ready: Repo) -> None:
     ok(engine(ready, 'engine_convert 20 "$RUN/convert/.export-20"; engine_generate'))
-    tail = "/CODE/python/nemo2.py llama3-lora published --work /WORK"
+    tail = "/CODE/python/engine.py llama3-lora published --work /WORK"
     folder = "/WORK/runs/llama3-lora/roundpublished/convert/.export-20"
     assert calls(ready) == [
         f"{tail} --export 20 --target {folder}",
@@ -386,21 +393,21 @@ def test_export_and_generate_are_one_process_each(ready: Repo) -> None:
 
 
 def test_a_link_is_held_against_its_data_and_its_saved_steps(ready: Repo) -> None:
-    """What nemo2.py itself says before it needs NeMo, in one line each."""
+    """What engine.py itself says before it needs NeMo, in one line each."""
     args = ("llama3-lora", "published", "--work", ready.work)
     failed(
-        ready.python("nemo2", *args, "--export", "20", "--target", "x"),
+        ready.python("engine", *args, "--export", "20", "--target", "x"),
         "step 20 is not saved (saved: none); run: make train",
     )
     Path(ready.env["SAVES"]).mkdir(parents=True)
-    failed(ready.python("nemo2", *args, "--export", "20"), "--export STEP and --target DIR go together", status=(2,))
-    failed(ready.python("nemo2", *args), "the base model is not converted")
+    failed(ready.python("engine", *args, "--export", "20"), "--export STEP and --target DIR go together", status=(2,))
+    failed(ready.python("engine", *args), "the base model is not converted")
     Path(ready.env["BASE"]).mkdir(parents=True)
-    failed(ready.python("nemo2", *args), "nemo.collections.llm.finetune is not in this Python", "in the image")
+    failed(ready.python("engine", *args), "nemo.collections.llm.finetune is not in this Python", "in the image")
     data = ready.work / "data/squad/roundpublished"
     (data / "validation.jsonl").unlink()
-    failed(ready.python("nemo2", *args), "validation.jsonl is missing")
-    assert ok(ready.python("nemo2", *args, "--base")).strip() == ready.env["BASE"]
+    failed(ready.python("engine", *args), "validation.jsonl is missing")
+    assert ok(ready.python("train", *args, "--base")).split("\n")[1] == ready.env["BASE"]
 
 
 def test_a_finished_run_says_so_from_its_records(ready: Repo) -> None:
@@ -423,42 +430,42 @@ def test_a_finished_run_says_so_from_its_records(ready: Repo) -> None:
 
 
 def test_an_adapter_names_its_base_and_has_its_tokenizer(ready: Repo, tmp_path: Path) -> None:
-    recipe = recipes.load("llama3-lora", "published")
-    paths = recipes.Paths(ready.work, "llama3-lora", "published", recipe)
+    recipe = load("llama3-lora", "published")
+    paths = Paths(ready.work, "llama3-lora", "published", recipe)
     with pytest.raises(Failure, match="left no adapter"):
-        nemo2.finish_export(recipe, paths, tmp_path)
+        link.finish_export(recipe, paths, tmp_path)
     (tmp_path / "adapter_model.safetensors").touch()
     (tmp_path / "adapter_config.json").write_text('{"r": 32, "base_model_name_or_path": "checkpoints/x-last"}')
-    nemo2.finish_export(recipe, paths, tmp_path)
+    link.finish_export(recipe, paths, tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config == {"r": 32, "base_model_name_or_path": "meta-llama/Meta-Llama-3-8B"}
     assert (tmp_path / "tokenizer.json").read_text() == TOKENIZER and not (tmp_path / "config.json").exists()
 
 
 def test_all_weights_have_the_base_models_configuration(ready: Repo, tmp_path: Path) -> None:
-    recipe = {k: v for k, v in recipes.load("llama3-lora", "published").items() if not k.startswith("LORA_")}
-    paths = recipes.Paths(ready.work, "llama3-lora", "published", recipe)
+    recipe = {k: v for k, v in load("llama3-lora", "published").items() if not k.startswith("LORA_")}
+    paths = Paths(ready.work, "llama3-lora", "published", recipe)
     with pytest.raises(Failure, match="left no safetensors"):
-        nemo2.finish_export(recipe, paths, tmp_path)
+        link.finish_export(recipe, paths, tmp_path)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").write_text('{"from": "megatron"}')
-    nemo2.finish_export(recipe, paths, tmp_path)
+    link.finish_export(recipe, paths, tmp_path)
     assert (tmp_path / "config.json").read_text() == "{}" and (tmp_path / "tokenizer.json").exists()
 
 
 def test_a_step_is_converted_from_what_the_engine_exported() -> None:
-    recipe = recipes.load("llama3-sft", "nemo2")
+    recipe = load("llama3-sft", "nemo2")
     assert convert.export_of(recipe, Path("saved"), Path("made")) == Path("made")
     with pytest.raises(Failure, match="is a Megatron checkpoint; run: make convert"):
         convert.export_of(recipe, Path("saved"), None)
 
 
 def test_the_published_lora_answers_a_hundred_rows(ready: Repo) -> None:
-    recipe = recipes.load("llama3-lora", "published")
-    paths = recipes.Paths(ready.work, "llama3-lora", "published", recipe)
+    recipe = load("llama3-lora", "published")
+    paths = Paths(ready.work, "llama3-lora", "published", recipe)
     for variant, rows in (("published", 100), ("corrected", 120)):
-        nemo2.test_rows(recipe | {"VARIANT": variant}, paths)
-        assert len(nemo2.predictions(paths).with_name("test.jsonl").read_text().splitlines()) == rows
+        link.test_rows(recipe | {"VARIANT": variant}, paths)
+        assert len(predictions(paths).with_name("test.jsonl").read_text().splitlines()) == rows
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ After a change that was meant, the golden files are made anew by (touch the one 
 
     for file in tests/golden/*.nemo-rl.txt; do
         run=${file#*/golden/} run=${run%.nemo-rl.txt}
-        python3 python/nemo_rl.py "${run%.round*}" "${run##*.round}" --work /WORK >"$file"
+        python3 python/engine.py "${run%.round*}" "${run##*.round}" --work /WORK --render >"$file"
     done
 """
 
@@ -18,24 +18,38 @@ from typing import Any
 
 import pytest
 
-import nemo_rl
-import recipe as recipes
 from conftest import ROOT, VENV, Repo, failed, ok
-from lib import Failure
-from nemo_rl import ADDED, Link
+from sft.engines.nemo_rl import config as nemo_rl_config
+from sft.engines.nemo_rl.config import Link
+from sft.engines.nemo_rl.overrides import (
+    ADDED,
+    TYPES,
+    Version,
+    check_complete,
+    load_version,
+    quote,
+    validate_must_save_by,
+)
+from sft.lib.errors import Failure
+from sft.recipe import checks
+from sft.recipe import read as recipe_read
+from sft.recipe.checks import check
+from sft.recipe.keys import Recipe
+from sft.recipe.paths import Paths
+from sft.recipe.read import models, read_file
 
 RUNS = [
     (model, round_)
-    for model in recipes.models()
-    for round_ in recipes.read_file(ROOT / f"recipes/{model}.env")["ROUNDS"].split(",")
-    if recipes.load(model, round_)["ENGINE"] == "nemo-rl"
+    for model in models()
+    for round_ in read_file(ROOT / f"recipes/{model}.env")["ROUNDS"].split(",")
+    if recipe_read.load(model, round_)["ENGINE"] == "nemo-rl"
 ]
 LINK = Link(Path("/WORK/logs"))
-VERSION, NEXT = nemo_rl.load_version("0.7"), nemo_rl.load_version("next")
+VERSION, NEXT = load_version("0.7"), load_version("next")
 HYDRA = VENV / "standin" / "bin" / "python"  # has the versions that the image has
 
 
-def defaults(version: nemo_rl.Version) -> dict[str, Any]:
+def defaults(version: Version) -> dict[str, Any]:
     """Dotted key -> default of the version's sft.yaml."""
     return {key: fact["default"] for key, fact in version.keys.items() if "default" in fact}
 
@@ -44,15 +58,15 @@ KEYS = defaults(VERSION)
 FSDP = {"BACKEND": "fsdp", "CP": "1"}
 
 
-def load(model: str = "qwen7b", round_: str = "1", **changes: str) -> recipes.Recipe:
+def load(model: str = "qwen7b", round_: str = "1", **changes: str) -> Recipe:
     """A recipe with some keys changed, checked again."""
-    recipe = recipes.load(model, round_) | changes
-    recipes.check(model, recipe)
+    recipe = recipe_read.load(model, round_) | changes
+    check(model, recipe)
     return recipe
 
 
-def overrides(recipe: recipes.Recipe, link: Link = LINK, work: str = "/WORK", version: Any = VERSION) -> list[str]:
-    return nemo_rl.overrides(recipe, recipes.Paths(work, "qwen7b", "1", recipe), link, version)
+def overrides(recipe: Recipe, link: Link = LINK, work: str = "/WORK", version: Any = VERSION) -> list[str]:
+    return nemo_rl_config.overrides(recipe, Paths(work, "qwen7b", "1", recipe), link, version)
 
 
 def keys(lines: list[str]) -> dict[str, str]:
@@ -75,7 +89,7 @@ def hydra(lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.Completed
     )
 
 
-def applied(lines: list[str], version: nemo_rl.Version = VERSION) -> dict[str, Any]:
+def applied(lines: list[str], version: Version = VERSION) -> dict[str, Any]:
     return json.loads(ok(hydra(lines, defaults(version))))
 
 
@@ -100,7 +114,7 @@ VARIANTS = {  # changes of qwen7b's recipe and of the link
 
 @pytest.mark.parametrize("model,round_", RUNS)
 def test_golden(model: str, round_: str, repo: Repo) -> None:
-    output = ok(repo.python("nemo_rl", model, round_, "--work", "/WORK"))
+    output = ok(repo.python("engine", model, round_, "--work", "/WORK", "--render"))
     assert output == (ROOT / f"tests/golden/{model}.round{round_}.nemo-rl.txt").read_text()
 
 
@@ -145,8 +159,8 @@ def test_each_override_is_a_known_key_or_an_added_one(variant: str) -> None:
 def test_unknown_keys_and_wrong_types_are_refused(
     key: str, value: object, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = nemo_rl.settings
-    monkeypatch.setattr(nemo_rl, "settings", lambda *a: real(*a) | {key: value})
+    real = nemo_rl_config.settings
+    monkeypatch.setattr(nemo_rl_config, "settings", lambda *a: real(*a) | {key: value})
     with pytest.raises(Failure) as caught:
         overrides(load())
     assert words in str(caught.value)
@@ -154,7 +168,7 @@ def test_unknown_keys_and_wrong_types_are_refused(
 
 def test_a_key_that_is_demanded_is_missed() -> None:
     """Only where its section is on: a backend that is off needs no size."""
-    values = nemo_rl.settings(load(), recipes.Paths("/WORK", "qwen7b", "1", load()), LINK)
+    values = nemo_rl_config.settings(load(), Paths("/WORK", "qwen7b", "1", load()), LINK)
     demanded = (
         "policy.megatron_cfg.optimizer.lr",
         "checkpointing.save_period",
@@ -165,14 +179,14 @@ def test_a_key_that_is_demanded_is_missed() -> None:
     for key in (*demanded, *off):
         assert VERSION.keys[key]["required"], key
         facts = VERSION.keys | {key: {name: fact for name, fact in VERSION.keys[key].items() if name != "default"}}
-        without = nemo_rl.Version("0.7", "", "", (), False, facts, {})
-        nemo_rl.check_complete(values | {key: 1}, without)
+        without = Version("0.7", "", "", (), False, facts, {})
+        check_complete(values | {key: 1}, without)
         rest = {name: value for name, value in values.items() if name != key}
         if key in off:
-            nemo_rl.check_complete(rest, without)
+            check_complete(rest, without)
         else:
             with pytest.raises(Failure, match=f"demands {key};"):
-                nemo_rl.check_complete(rest, without)
+                check_complete(rest, without)
 
 
 def types_of(schema: Any) -> dict[str, Any]:
@@ -192,9 +206,9 @@ def types_of(schema: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("version", [VERSION, NEXT], ids=lambda version: version.name)
-def test_the_whole_configuration_is_of_the_types_that_nemo_rl_demands(version: nemo_rl.Version) -> None:
+def test_the_whole_configuration_is_of_the_types_that_nemo_rl_demands(version: Version) -> None:
     """Defaults and overrides together, of every recipe and variant, by jsonschema; and the two nulls are not."""
-    whole = [overrides(recipes.load(*run), version=version) for run in RUNS]
+    whole = [overrides(recipe_read.load(*run), version=version) for run in RUNS]
     whole += [overrides(load(**changes), link, version=version) for changes, link in VARIANTS.values()]
     configs = [applied(lines, version) for lines in whole]
 
@@ -214,13 +228,13 @@ def test_the_whole_configuration_is_of_the_types_that_nemo_rl_demands(version: n
 
 
 def test_the_recorded_facts_are_of_a_kind() -> None:
-    names = set(nemo_rl.TYPES)
+    names = set(TYPES)
     for version in (VERSION, NEXT):
         assert len(defaults(version)) >= 170
         for key, fact in version.keys.items():
             assert fact["types"] and set(fact["types"]) <= names and isinstance(fact["required"], bool), key
             if "default" in fact and not ("${" in str(fact["default"]) or key == "policy.tokenizer.chat_template"):
-                kinds = {kind for name in fact["types"] for kind in nemo_rl.TYPES[name]}
+                kinds = {kind for name in fact["types"] for kind in TYPES[name]}
                 assert type(fact["default"]) in kinds, key
         assert version.marker in {key.rpartition(".")[2] for key in defaults(version)}
     assert VERSION.marker not in str(NEXT.keys) and NEXT.marker not in str(VERSION.keys)
@@ -261,8 +275,8 @@ def test_the_next_version_in_its_own_words(variant: str) -> None:
 
 def test_versions_by_name(repo: Repo) -> None:
     for name in ("", "0.7", "0.7.0", "v0.7.0", "0.7.3"):
-        assert nemo_rl.load_version(name).commit == "81aa43dd", name
-    assert nemo_rl.load_version("next").resume_files == ("common.pt", "metadata.json")
+        assert load_version(name).commit == "81aa43dd", name
+    assert load_version("next").resume_files == ("common.pt", "metadata.json")
     make = ("make", "-s", "show", "MODEL=qwen7b", "ENGINE_CONFIG=1")
     golden = (ROOT / "tests/golden/qwen7b.round1.nemo-rl.txt").read_text()
     assert ok(repo.call(*make, WORK="/WORK")) == golden == ok(repo.call(*make, "NEMO_RL_VERSION=0.7.1", WORK="/WORK"))
@@ -370,7 +384,7 @@ def test_hydra_reads_what_was_meant(variant: str) -> None:
     changes, link = VARIANTS[variant]
     recipe = load(**changes)
     config = applied(overrides(recipe, link))
-    for key, value in nemo_rl.settings(recipe, recipes.Paths("/WORK", "qwen7b", "1", recipe), link).items():
+    for key, value in nemo_rl_config.settings(recipe, Paths("/WORK", "qwen7b", "1", recipe), link).items():
         read = at(config, key)
         assert read == value and type(read) is type(value), key
 
@@ -415,11 +429,11 @@ def test_any_text_survives_hydra(tmp_path: Path) -> None:
     draw = random.Random(1)
     texts = AWKWARD + ["".join(draw.choices("ab \\'\"$,:=[](){}#@1.", k=draw.randrange(1, 12))) for _ in range(300)]
     texts = [text for text in texts if "${" not in text]
-    config = applied([f"+t{i}={nemo_rl.quote(text)}" for i, text in enumerate(texts)])
+    config = applied([f"+t{i}={quote(text)}" for i, text in enumerate(texts)])
     assert [config[f"t{i}"] for i in range(len(texts))] == texts
     for text in ("a\nb", "${policy}", "\0"):
         with pytest.raises(Failure):
-            nemo_rl.quote(text)
+            quote(text)
     work = tmp_path / "it's a [work], 50% = folder"
     assert at(applied(overrides(load(), work=str(work))), "policy.model_name") == f"{work}/models/Qwen2.5-Math-7B"
 
@@ -433,7 +447,7 @@ def test_fsdps_schedule_is_megatrons(warmup: int, init: float, style: str) -> No
 
     steps, low, high = 100, 2e-7, 2e-4
     changes = {"STEPS": str(steps), "WARMUP": str(warmup), "WARMUP_INIT": str(init), "LR_SCHEDULE": style}
-    *parts, last = nemo_rl.scheduler(recipes.load("qwen7b", "1") | changes)
+    *parts, last = nemo_rl_config.scheduler(recipe_read.load("qwen7b", "1") | changes)
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=high)
     made = [getattr(torch.optim.lr_scheduler, p["name"].rsplit(".")[-1])(optimizer, **p["kwargs"]) for p in parts]
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, made, last["milestones"])
@@ -450,7 +464,7 @@ def test_fsdps_schedule_is_megatrons(warmup: int, init: float, style: str) -> No
 
 
 def test_must_save_by() -> None:
-    assert nemo_rl.validate_must_save_by("01:23:59:59") == "01:23:59:59"
+    assert validate_must_save_by("01:23:59:59") == "01:23:59:59"
     for wrong in (
         "1-02:00:00",
         "04:00:00",
@@ -462,13 +476,12 @@ def test_must_save_by() -> None:
         "00:03:45:00\n",
     ):
         with pytest.raises(Failure, match="write DD:HH:MM:SS") as caught:
-            nemo_rl.validate_must_save_by(wrong)
+            validate_must_save_by(wrong)
         assert caught.value.status == 2
 
 
-def test_the_command_line(repo: Repo) -> None:
-    options = ("--work", "/WORK", "--must-save-by", "00:03:45:00", "--wandb", "my project", "--run-id", "a-1")
-    lines = ok(repo.python("nemo_rl", "qwen7b", "1", *options, "--log-dir", "/logs")).splitlines()
+def test_a_links_own_settings() -> None:
+    lines = overrides(load(), Link(Path("/logs"), "00:03:45:00", "my project", "a-1"))
     for line in (
         "checkpointing.checkpoint_must_save_by='00:03:45:00'",
         "logger.log_dir=/logs",
@@ -479,15 +492,20 @@ def test_the_command_line(repo: Repo) -> None:
         "+logger.wandb.resume=allow",
     ):
         assert line in lines
-    failed(repo.python("nemo_rl", "qwen7b", "1", "--must-save-by", "4:00:00"), "is no time to save by", status=(2,))
-    failed(repo.python("nemo_rl", "qwen7b", "1", "--wandb", "sft"), "is no run id", status=(2,))
-    failed(repo.python("nemo_rl", "tiny", "1"), "engine is automodel", status=(2,))
-    failed(repo.python("nemo_rl", "qwen7b", "1", "--work", "/a${b}"), "would expand", status=(2,))
+    with pytest.raises(Failure, match="is no time to save by"):
+        overrides(load(), Link(Path("/logs"), "4:00:00"))
+    with pytest.raises(Failure, match="is no run id"):
+        overrides(load(), Link(Path("/logs"), wandb="sft"))
+
+
+def test_the_command_line(repo: Repo) -> None:
+    failed(repo.python("engine", "qwen7b", "1", "--render", "--work", "/a${b}"), "would expand", status=(2,))
+    failed(repo.python("engine", "qwen7b", "1"), "engine nemo-rl has no link here", status=(2,))
 
 
 def test_no_secret_is_printed(repo: Repo) -> None:
     secrets = {"HF_TOKEN": "hf_hush", "WANDB_API_KEY": "wandb_hush"}
-    output = ok(repo.python("nemo_rl", "qwen7b", "1", "--wandb", "sft", "--run-id", "a", **secrets))
+    output = ok(repo.python("engine", "qwen7b", "1", "--render", **secrets))
     assert not any(word in output.lower() for word in ("hush", "hf_token", "api_key"))
 
 
@@ -504,12 +522,12 @@ def test_too_few_cpus_for_ray_are_refused_before_anything_is_queued(repo: Repo) 
 
 def test_the_base_cache_is_of_one_model() -> None:
     recipe = load()
-    paths = recipes.Paths("/WORK", "qwen7b", "1", recipe)
-    assert nemo_rl.base_cache(paths, "ab" * 32) == Path("/WORK/models/.megatron/Qwen2.5-Math-7B-abababababab")
+    paths = Paths("/WORK", "qwen7b", "1", recipe)
+    assert nemo_rl_config.base_cache(paths, "ab" * 32) == Path("/WORK/models/.megatron/Qwen2.5-Math-7B-abababababab")
 
 
 def test_epochs_that_end_before_the_steps_are_refused() -> None:
     recipe = load("llama31-8b")  # 1,000 steps of 32 rows in 2 epochs
-    nemo_rl.check_epochs(recipe, 16_000)
+    checks.check_epochs(recipe, 16_000)
     with pytest.raises(Failure, match="over 15,999 rows end after 998 steps, before STEPS=1,000;"):
-        nemo_rl.check_epochs(recipe, 15_999)
+        checks.check_epochs(recipe, 15_999)

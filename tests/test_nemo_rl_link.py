@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 
-import checkpoints
 import convert
-import nemo_rl
-import nemo_rl_link
-import nemo_rl_log
-import recipe as recipes
 from conftest import ROOT, Repo, failed, ok
-from lib import Failure
+from sft.engines.nemo_rl import driver_log, overrides
+from sft.engines.nemo_rl import link as nemo_rl_link
+from sft.engines.nemo_rl.link import check_optimizer
+from sft.engines.nemo_rl.saved import clean, prune, superseded
+from sft.engines.saved import saved_steps
+from sft.lib.errors import Failure
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 RECIPE = {"ENGINE": "nemo-rl", "SAVE_EVERY": "750", "STEPS": "3000", "AVERAGE_STEPS": "750,1500,2250,3000"}
 
@@ -72,17 +74,17 @@ def test_a_step_is_known_by_its_whole_name(tmp_path: Path) -> None:
     checkpoint(tmp_path, 75)
     for other in ("tmp_step_750", "old_step_750", "step_750_hf", "my_step_750", "step_750.part"):
         (tmp_path / other).mkdir()
-    assert checkpoints.saved_steps("nemo-rl", tmp_path) == {75: tmp_path / "step_75", 7500: tmp_path / "step_7500"}
-    assert checkpoints.saved_steps("nemo-rl", tmp_path / "none") == {}
+    assert saved_steps("nemo-rl", tmp_path) == {75: tmp_path / "step_75", 7500: tmp_path / "step_7500"}
+    assert saved_steps("nemo-rl", tmp_path / "none") == {}
 
 
 def test_a_checkpoint_that_is_not_what_its_name_says_is_refused(tmp_path: Path) -> None:
     path = checkpoint(tmp_path, 750, total=1500)
     with pytest.raises(Failure, match="step_750 holds step 1500"):
-        checkpoints.saved_steps("nemo-rl", tmp_path)
+        saved_steps("nemo-rl", tmp_path)
     (path / "training_info.json").write_text("{")
     with pytest.raises(Failure, match=r"training_info.json is missing or broken; move"):
-        checkpoints.saved_steps("nemo-rl", tmp_path)
+        saved_steps("nemo-rl", tmp_path)
 
 
 def test_leftovers_of_killed_saves_go_and_a_half_replaced_step_comes_back(tmp_path: Path) -> None:
@@ -90,23 +92,23 @@ def test_leftovers_of_killed_saves_go_and_a_half_replaced_step_comes_back(tmp_pa
     checkpoint(tmp_path, 20).rename(tmp_path / "old_step_20")  # the kill fell between NeMo-RL's two renames
     for name in ("tmp_step_20", "tmp_step_30", "old_step_10"):
         (tmp_path / name).mkdir()
-    checkpoints.clean(tmp_path)
+    clean(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step_10", "step_20"]
-    assert list(checkpoints.saved_steps("nemo-rl", tmp_path)) == [10, 20]
+    assert list(saved_steps("nemo-rl", tmp_path)) == [10, 20]
 
 
 def test_what_may_be_removed(tmp_path: Path) -> None:
     """Never the newest, never a step to average; by default only what a time limit made and a later one replaced."""
     saved = [400, 750, 900, 1500, 1600, 1700]
-    assert checkpoints.superseded(saved, RECIPE, "all") == []
-    assert checkpoints.superseded(saved, RECIPE, "saved") == [400, 900, 1600]
-    assert checkpoints.superseded([250, 500, 750], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250, 500]
-    assert checkpoints.superseded([250, 500], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250]
-    assert checkpoints.superseded([], RECIPE, "saved") == []
+    assert superseded(saved, RECIPE, "all") == []
+    assert superseded(saved, RECIPE, "saved") == [400, 900, 1600]
+    assert superseded([250, 500, 750], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250, 500]
+    assert superseded([250, 500], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250]
+    assert superseded([], RECIPE, "saved") == []
     for s in saved:
         checkpoint(tmp_path, s)
-    checkpoints.prune("nemo-rl", tmp_path, RECIPE, "saved")
-    assert list(checkpoints.saved_steps("nemo-rl", tmp_path)) == [750, 1500, 1700]
+    prune(tmp_path, RECIPE, "saved")
+    assert list(saved_steps("nemo-rl", tmp_path)) == [750, 1500, 1700]
     assert not list(tmp_path.glob("tmp_*"))
 
 
@@ -117,7 +119,7 @@ def test_steps_are_counted_over_links_and_epochs(tmp_path: Path) -> None:
     """NeMo-RL counts steps within an epoch; a step that a later link did again counts as that link did it."""
     link(tmp_path, "1-0", 0, SET_UP + step(1, 2, 3.0) + step(2, 2, 2.5, save=4.0) + step(1, 2, 2.0) + step(2, 2, 9.0))
     link(tmp_path, "2-0", 2, SET_UP + step(1, 2, 1.75) + step(2, 2, 1.5), started=2.0)
-    history = nemo_rl_log.history(tmp_path)
+    history = driver_log.history(tmp_path)
     assert {n: row["loss"] for n, row in history.items()} == {1: 3.0, 2: 2.5, 3: 1.75, 4: 1.5}
     assert history[2]["save_seconds"] == 4.0 and "save_seconds" not in history[3] and history[1]["mfu"] == 41.5
 
@@ -133,13 +135,13 @@ def test_lines_that_workers_write_into(tmp_path: Path) -> None:
     text = text.replace("time: 2.50s\n", f"time: 2.50s{WORKER}  • Loss: 9.9999\n\n", 1)
     text = text.replace(f"Step 2/60 {'=' * 25}\n", f"Step 2/60 {'=' * 25}{WORKER}hello\n\n")
     text = text.replace("  • Loss: 2.5000\n", f"{WORKER}  • Loss: 8.8888\n\rpacking: 40%\r  • Loss: 2.5000\n")
-    rows = list(nemo_rl_log.rows(link(tmp_path, "1-0", 0, text)))
+    rows = list(driver_log.rows(link(tmp_path, "1-0", 0, text)))
     assert rows == [
         {"step": 0, "loss": 3.0, "mfu": 41.5, "seconds": 2.5},
         {"step": 1, "loss": 2.5, "mfu": 41.5, "seconds": 2.5, "save_seconds": 4.0},
     ]
     colours = "".join(f"\x1b[1m{line}\x1b[0m\n" for line in (SET_UP + step(1)).splitlines())
-    assert [row["loss"] for row in nemo_rl_log.rows(link(tmp_path, "2-0", 0, colours))] == [1.5]
+    assert [row["loss"] for row in driver_log.rows(link(tmp_path, "2-0", 0, colours))] == [1.5]
 
 
 @pytest.mark.parametrize(
@@ -156,11 +158,11 @@ def test_a_lost_header_shifts_nothing(
     tmp_path: Path, first: int, headers: list[tuple[int, int]], wanted: list[int]
 ) -> None:
     text = SET_UP + "".join(step(n, of) for n, of in headers)
-    assert [row["step"] + 1 for row in nemo_rl_log.rows(link(tmp_path, "1-0", first, text))] == wanted
+    assert [row["step"] + 1 for row in driver_log.rows(link(tmp_path, "1-0", first, text))] == wanted
 
 
 def test_a_loss_that_is_no_number_is_read(tmp_path: Path) -> None:
-    rows = list(nemo_rl_log.rows(link(tmp_path, "1-0", 0, SET_UP + step(1, loss=float("nan")) + step(2))))
+    rows = list(driver_log.rows(link(tmp_path, "1-0", 0, SET_UP + step(1, loss=float("nan")) + step(2))))
     assert math.isnan(rows[0]["loss"]) and rows[1]["loss"] == 1.5
 
 
@@ -168,9 +170,9 @@ def test_an_unfinished_step_does_not_count(tmp_path: Path) -> None:
     whole = step(11) + step(12)
     cut = whole[: whole.rindex("  • Loss")]
     folder = link(tmp_path, "1-0", 10, SET_UP + cut)
-    assert [row["step"] for row in nemo_rl_log.rows(folder)] == [10]
-    assert nemo_rl_log.summary(folder)["step"] == 11
-    assert nemo_rl_log.summary(link(tmp_path, "2-0", 0, "Traceback")) is None
+    assert [row["step"] for row in driver_log.rows(folder)] == [10]
+    assert driver_log.summary(folder)["step"] == 11
+    assert driver_log.summary(link(tmp_path, "2-0", 0, "Traceback")) is None
 
 
 def test_an_optimizer_that_begins_anew_ends_the_link(tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def test_an_optimizer_that_begins_anew_ends_the_link(tmp_path: Path) -> None:
     warning = "UserWarning: Optimizer state not found at x. Optimizer will be freshly initialized.\n"
     for first, stops in ((750, True), (0, False)):
         folder = link(tmp_path, str(first), first, "")
-        follower = threading.Thread(target=nemo_rl_log.follow, args=(folder, 3000))
+        follower = threading.Thread(target=driver_log.follow, args=(folder, 3000))
         follower.start()
         with open(folder / "driver.log", "a") as file:
             for part in (warning[:30], warning[30:], SET_UP, step(1)):
@@ -213,10 +215,10 @@ def test_a_checkpoint_without_its_optimizer_is_refused(
     (saved / file).parent.mkdir(parents=True, exist_ok=True)
     (saved / file).touch()
     if there:
-        nemo_rl_link.check_optimizer(saved, backend, nemo_rl.load_version(version))
+        check_optimizer(saved, backend, overrides.load_version(version))
     else:
         with pytest.raises(Failure, match=r"step_750 has no optimizer state: .*; move that checkpoint away"):
-            nemo_rl_link.check_optimizer(saved, backend, nemo_rl.load_version(version))
+            check_optimizer(saved, backend, overrides.load_version(version))
 
 
 # --- the driver ----------------------------------------------------------------------------------------------------
@@ -251,7 +253,7 @@ def test_a_driver_that_raises_ends(tmp_path: Path, end: str, status: int, reason
     (tmp_path / "helper.py").write_text("")  # beside the script, where python looks first
     command = [
         sys.executable,
-        ROOT / "python/inside/nemo_rl_driver.py",
+        ROOT / "python/sft/engines/nemo_rl/inside/nemo_rl_driver.py",
         tmp_path / "reason",
         "driver.py",
         "a=1",
@@ -298,7 +300,7 @@ def test_the_driver_gets_the_time_as_nemo_rl_reads_it(tmp_path: Path, left: int,
     run = subprocess.run(command, env=env | {"LINK_END": str(int(time.time()) + left)}, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     words = run.stdout.splitlines()
-    assert words[:2] == [str(ROOT / "python/inside/nemo_rl_driver.py"), str(tmp_path / "reason")]
+    assert words[:2] == [str(ROOT / "python/sft/engines/nemo_rl/inside/nemo_rl_driver.py"), str(tmp_path / "reason")]
     words = words[2:]
     assert (
         words[:4] == ["examples/run_sft.py", "--config", "examples/configs/sft.yaml", "a.b=1"]
@@ -327,7 +329,7 @@ def test_the_driver_gets_the_time_as_nemo_rl_reads_it(tmp_path: Path, left: int,
 def open_link(repo: Repo, **env: object) -> Path:
     logs = repo.run_dir("mega") / "train/logs/1-0"
     logs.mkdir(parents=True, exist_ok=True)
-    ok(repo.stage("nemo_rl_link", "mega", "open", "--logs", logs, **env))
+    ok(repo.stage("train", "mega", "--open", "--logs", logs, **env))
     return logs
 
 
@@ -359,7 +361,7 @@ def test_opening_a_link(mega: Repo) -> None:
 def test_a_link_with_another_recipe_is_refused(mega: Repo, file: str, old: str, new: str, words: str) -> None:
     logs = open_link(mega)
     mega.edit(file, old, new)
-    failed(mega.stage("nemo_rl_link", "mega", "open", "--logs", logs), "started with other recipe", words)
+    failed(mega.stage("train", "mega", "--open", "--logs", logs), "started with other recipe", words)
 
 
 def test_other_data_between_two_links_is_refused(mega: Repo) -> None:
@@ -369,14 +371,14 @@ def test_other_data_between_two_links_is_refused(mega: Repo) -> None:
     mega.edit("recipes/mega.round1.env", "GENERATE_PROBLEMS=200", "GENERATE_PROBLEMS=210")
     ok(mega.call("scripts/data.sh", "mega", "1"))
     mega.edit("recipes/mega.round1.env", "GENERATE_PROBLEMS=210", "GENERATE_PROBLEMS=200")
-    failed(mega.stage("nemo_rl_link", "mega", "open", "--logs", logs), "started with other inputs (data: ")
+    failed(mega.stage("train", "mega", "--open", "--logs", logs), "started with other inputs (data: ")
 
 
 def test_a_base_patched_later_has_another_cache(mega: Repo) -> None:
     """NeMo-RL finds a converted base by its path alone, and would train the unpatched one."""
 
     def folders() -> list[str]:
-        return ok(mega.stage("nemo_rl_link", "mega", "cache")).splitlines()
+        return ok(mega.stage("train", "mega", "--base")).splitlines()
 
     start, before = folders()
     assert before.endswith(f"/model_{start.replace('/', '_')}"), "the name that NeMo-RL looks for"
@@ -389,14 +391,14 @@ def test_a_base_patched_later_has_another_cache(mega: Repo) -> None:
 
 def test_only_this_engine_and_only_known_options(mega: Repo) -> None:
     logs = open_link(mega)
-    failed(mega.stage("nemo_rl_link", "mini", "cache"), "ENGINE=automodel")
-    failed(mega.stage("nemo_rl_link", "mega", "open", "--logs", logs, "--keep", "none"), "KEEP_CHECKPOINTS=none")
-    failed(mega.stage("nemo_rl_link", "mega", "open", "--logs", logs / "none"), "is no folder")
+    failed(mega.stage("train", "mini", "--close", "--logs", logs), "engine automodel has no close_link", status=(2,))
+    failed(mega.stage("train", "mega", "--open", "--logs", logs, "--keep", "none"), "KEEP_CHECKPOINTS=none")
+    failed(mega.stage("train", "mega", "--open", "--logs", logs / "none"), "is no folder")
 
 
 def test_paths_of_a_second_round_name_the_averaged_model(mega: Repo) -> None:
-    recipe = recipes.load("qwen7b", "2")
-    paths = recipes.Paths(mega.work, "qwen7b", "2", recipe)
+    recipe = load("qwen7b", "2")
+    paths = Paths(mega.work, "qwen7b", "2", recipe)
     with pytest.raises(Failure, match="not finished"):
         nemo_rl_link.cache_folder(paths)
     assert paths.start.parts[-3:] == ("qwen7b", "round1", "average")

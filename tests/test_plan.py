@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-import footprint
-import plan
-import recipe as recipes
-import shapes
 from conftest import Repo, failed, ok
-from footprint import Layout
-from lib import Failure
+from sft.lib.errors import Failure
+from sft.plan import estimate, footprint, lengths, shapes
+from sft.plan.footprint import Layout
+from sft.recipe import keys
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 # L=2, h=8, 2 heads of 4, 1 of keys: q=8, k=4; f=16, V=32, output projection of its own.
 TOY = shapes.from_config(
@@ -44,12 +44,12 @@ TOY_RECIPE = {
 } | {k: "1" for k in ("TP", "CP", "PP", "EP", "NODES", "GPUS_PER_NODE")}
 
 TOY_PATHS = {"BASE_MODEL": "b", "DATASET": "d", "START_FROM": "base", "AVERAGE_STEPS": "4,8"}
-LINEAR = ",".join(recipes.LINEAR)
+LINEAR = ",".join(keys.LINEAR)
 
 
 def plan_of(repo: Repo, model: str = "qwen7b", round_: str = "1", *more: str, **env: object) -> dict[str, Any]:
     args = (model, round_, "--work", repo.work, "--json", *more)
-    return json.loads(ok(repo.call("python3", "-B", "python/plan.py", *args, **env)))
+    return json.loads(ok(repo.call("python3", "-B", "python/tools/plan.py", *args, **env)))
 
 
 # --- parameters and FLOPs ------------------------------------------------------------------------------------------
@@ -66,15 +66,15 @@ def test_the_toys_parameters_by_hand() -> None:
 
 def test_the_toys_adapters_by_hand() -> None:
     """Rank 2. A layer: q 8+8, k 8+4, v 8+4, o 8+8, gate 8+16, up 8+16, down 16+8; fused: qkv 8+16, gate and up 8+32."""
-    assert TOY.lora_parameters(2, recipes.LINEAR) == 2 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
-    assert TOY.lora_parameters(2, recipes.LINEAR, fused=True) == 2 * 2 * (24 + 16 + 40 + 24)
+    assert TOY.lora_parameters(2, keys.LINEAR) == 2 * 2 * (16 + 12 + 12 + 16 + 24 + 24 + 24)
+    assert TOY.lora_parameters(2, keys.LINEAR, fused=True) == 2 * 2 * (24 + 16 + 40 + 24)
     assert TOY.lora_parameters(3, ["q_proj", "v_proj"]) == 2 * 3 * (16 + 12)
     # 10 tokens in one row: 4 a frozen weight, 6 a trained one, attention as ever.
     assert TOY.flops(10, 100, 500) == 4 * 1408 * 10 + 6 * 500 * 10 + 6 * 2 * 8 * 100
     with pytest.raises(Failure, match="has q_proj,k_proj,v_proj in one layer; name all"):
         TOY.lora_parameters(2, ["q_proj", "v_proj"], fused=True)
     with pytest.raises(Failure, match="adapters on experts is not known here; take them out"):
-        shapes.from_config(shapes.PUBLISHED["Qwen/Qwen3-30B-A3B"], "").lora_parameters(2, recipes.LINEAR)
+        shapes.from_config(shapes.PUBLISHED["Qwen/Qwen3-30B-A3B"], "").lora_parameters(2, keys.LINEAR)
 
 
 def test_adapters_of_llama_have_the_parameters_of_peft() -> None:
@@ -87,11 +87,11 @@ def test_adapters_of_llama_have_the_parameters_of_peft() -> None:
     with torch.device("meta"):
         model = get_peft_model(
             LlamaForCausalLM(LlamaConfig(**{k: v for k, v in config.items() if k != "model_type"})),
-            LoraConfig(r=64, target_modules=list(recipes.LINEAR)),
+            LoraConfig(r=64, target_modules=list(keys.LINEAR)),
             low_cpu_mem_usage=True,
         )
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert trained == shapes.from_config(config, "").lora_parameters(64, recipes.LINEAR) == 167_772_160
+    assert trained == shapes.from_config(config, "").lora_parameters(64, keys.LINEAR) == 167_772_160
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_flops_of_lora_are_those_that_torch_counts() -> None:
     model, shape = Qwen2ForCausalLM(config), shapes.from_config(config.to_dict(), "")
     settings = PeftConfig(target_modules=["*_proj"], dim=rank, use_memory_efficient_lora=False)
     apply_lora_to_linear_modules(model, settings)
-    adapter = shape.lora_parameters(rank, recipes.LINEAR)
+    adapter = shape.lora_parameters(rank, keys.LINEAR)
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == adapter
     with FlopCounterMode(display=False) as counter:
         model(torch.randint(0, 320, (1, t))).logits.sum().backward()
@@ -279,7 +279,7 @@ def test_memory_of_lora_by_hand() -> None:
 def test_disk_of_lora_by_hand(tmp_path: Path) -> None:
     """Of the adapter's 512 parameters 4 bytes and two moments; one export, no average: the step is what remains."""
     recipe = TOY_RECIPE | LORA | {"ENGINE": "automodel", "AVERAGE_STEPS": "8"}
-    paths = recipes.Paths(tmp_path / "w", "m", "1", TOY_PATHS | {"SCHEMA": "squad", "AVERAGE_STEPS": "8"})
+    paths = Paths(tmp_path / "w", "m", "1", TOY_PATHS | {"SCHEMA": "squad", "AVERAGE_STEPS": "8"})
     made = footprint.disk(TOY, recipe, paths, 5000)
     assert (made["checkpoints"], made["checkpoint"], made["bytes_per_parameter"]) == (4 * 12 * 512, 12 * 512, 12)
     assert (made["exports"], made["average"], made["base"]) == (2 * 512, 0, 2 * 1704)
@@ -329,7 +329,7 @@ def test_experts_are_divided_by_ep_and_their_optimizer_by_what_is_left() -> None
 
 
 def test_disk_of_the_toy_by_hand(tmp_path: Path) -> None:
-    paths = recipes.Paths(tmp_path / "w", "m", "1", TOY_PATHS)
+    paths = Paths(tmp_path / "w", "m", "1", TOY_PATHS)
     made = footprint.disk(TOY, TOY_RECIPE, paths, 5000)
     # Steps 4, 8 and 10, and one that ran out of time; two exports and their mean; download and converted copy.
     assert (made["kept"], made["checkpoints"], made["checkpoint"]) == (3, 4 * 14 * 1704, 14 * 1704)
@@ -362,23 +362,23 @@ def test_disk_of_the_toy_by_hand(tmp_path: Path) -> None:
     ],
 )
 def test_slurms_time_limits(text: str, seconds: float) -> None:
-    assert plan.time_limit(text) == seconds
+    assert estimate.time_limit(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "4h", "1:2:3:4", "-5", "1-", "4:00:00 ", "1-2-3"])
 def test_what_is_no_time_limit(text: str) -> None:
     with pytest.raises(Failure, match="none of Slurm's forms; write"):
-        plan.time_limit(text)
+        estimate.time_limit(text)
 
 
 def test_links_of_a_chain() -> None:
     # 1000 s less 100 and 50 are 850 s: 85 steps of 10 s.
-    assert plan.chain(850, 10, 1000, 100, 50) == (85, 10)
-    assert plan.chain(851, 10, 1000, 100, 50) == (85, 11)
-    assert plan.chain(50, 10, 1000, 100, 50) == (50, 1)
-    assert plan.chain(7, 10, 100, 100, 50) == (1, 7)  # a link takes one step at least
-    assert plan.chain(7, 10, math.inf, 100, 50) == (7, 1)
-    made = plan.timing(10, {"STEPS": "850"}, 16, 1000, 100, 50)
+    assert estimate.chain(850, 10, 1000, 100, 50) == (85, 10)
+    assert estimate.chain(851, 10, 1000, 100, 50) == (85, 11)
+    assert estimate.chain(50, 10, 1000, 100, 50) == (50, 1)
+    assert estimate.chain(7, 10, 100, 100, 50) == (1, 7)  # a link takes one step at least
+    assert estimate.chain(7, 10, math.inf, 100, 50) == (7, 1)
+    made = estimate.timing(10, {"STEPS": "850"}, 16, 1000, 100, 50)
     assert (made["links"], made["jobs"], made["steps_per_link"]) == (10, 11, 85)
     assert made["hours"] == (8500 + 1000) / 3600 and made["gpu_hours"] == 16 * made["hours"]
 
@@ -434,7 +434,7 @@ TUTORIALS = [
 def test_the_tutorials_have_plans(model: str, round_: str, repo: Repo) -> None:
     """Rows as the recipe takes them or as published, the guess said, FLOPs by the formula, and nothing that is 0."""
     made = plan_of(repo, model, round_)
-    recipe, d = recipes.load(model, round_), made["data"]
+    recipe, d = load(model, round_), made["data"]
     rows, tokens = {"nemotron": (500_000, 3500), "dolly": (12_008, 250), "squad": (83_219, 200)}[recipe["SCHEMA"]]
     assert (d["rows"], d["tokens_per_row"], d["counted"]) == (rows, tokens, False)
     assert any(f"assuming {tokens:,} tokens a row, a guess" in note for note in made["notes"])
@@ -475,15 +475,15 @@ def test_what_helps_the_tutorials_to_fit(repo: Repo) -> None:
 def test_moments_of_a_histogram() -> None:
     """Rows of about 50, 150 and 250 tokens, two of them too long for SEQ_LEN=200."""
     report = {"histogram": {"from": [0, 100, 200], "rows": [4, 4, 2]}, "seq_len": 200, "over_seq_len": 0.2}
-    assert plan.moments(report | {"tokens": {"mean": 130}}) == (80, (4 * 2500 + 4 * 22500) / 10)
+    assert lengths.moments(report | {"tokens": {"mean": 130}}) == (80, (4 * 2500 + 4 * 22500) / 10)
     fits = {"histogram": {"from": [0, 100], "rows": [5, 5]}, "seq_len": 300, "over_seq_len": 0, "tokens": {"mean": 110}}
-    mean, square = plan.moments(fits)
+    mean, square = lengths.moments(fits)
     assert mean == 110 and square == pytest.approx(12500 * 1.1**2)
 
 
 def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
     """tokens, steps, epochs and bins are the report's; sums of squares are near those of the lengths themselves."""
-    from report import count
+    from sft.rows.lengths import count
 
     ok(prepared.call("scripts/report.sh", "mini", "1"))
     made = plan_of(prepared, "mini", "1")
@@ -498,7 +498,7 @@ def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
     path = prepared.work / "data/mini/round1/all.jsonl"
     offsets = [sum(map(len, path.read_bytes().splitlines(True)[:i])) for i in range(260)]
     total = count((path, prepared.work / "models/mini", "<|im_end|>", offsets)).total
-    assert plan.moments(report)[1] == pytest.approx(sum(t * t for t in total) / 260, rel=0.02)
+    assert lengths.moments(report)[1] == pytest.approx(sum(t * t for t in total) / 260, rel=0.02)
 
 
 def test_a_report_of_other_settings_is_left_aside(prepared: Repo, repo: Repo) -> None:
@@ -605,24 +605,24 @@ def test_a_limit_that_is_too_short(repo: Repo) -> None:
 def test_the_disk_is_compared_with_what_is_free(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
     args = argparse.Namespace(model="qwen7b", round="1", mfu=None, time_limit=None, gpu="h100", gpu_memory=None)
     args.bring_up, args.save_reserve = 600, 120
-    recipe = recipes.load("qwen7b", "1")
+    recipe = load("qwen7b", "1")
     for free, expected in ((10**15, False), (10**11, True)):
         monkeypatch.setattr(footprint.shutil, "disk_usage", lambda _, free=free: argparse.Namespace(free=free))
-        made = plan.figures(recipe, recipes.Paths(repo.work, "qwen7b", "1", recipe), args)
+        made = estimate.figures(recipe, Paths(repo.work, "qwen7b", "1", recipe), args)
         assert warned(made, "disk: ") == expected and made["disk"]["free"] == free
 
 
 def test_recomputation_costs_a_quarter_of_the_stated_mfu() -> None:
     args = argparse.Namespace(model="qwen7b", round="1", mfu=None, time_limit="UNLIMITED", gpu="h100", gpu_memory=None)
     args.bring_up, args.save_reserve = 600, 120
-    recipe = recipes.load("qwen7b", "1")
-    paths = recipes.Paths("/nowhere", "qwen7b", "1", recipe)
-    plain = plan.figures(recipe, paths, args)
-    again = plan.figures(recipe | {"ACTIVATION_CHECKPOINTING": "true"}, paths, args)
+    recipe = load("qwen7b", "1")
+    paths = Paths("/nowhere", "qwen7b", "1", recipe)
+    plain = estimate.figures(recipe, paths, args)
+    again = estimate.figures(recipe | {"ACTIVATION_CHECKPOINTING": "true"}, paths, args)
     assert again["time"]["stated"]["mfu"] == pytest.approx(0.3)
     assert again["flops"] == plain["flops"] and again["memory"]["total"] < plain["memory"]["total"]
     # And by FSDP the optimizer is spread over all replicas: nothing of it is whole anywhere.
-    fsdp = plan.figures(recipe | {"BACKEND": "fsdp"}, paths, args)
+    fsdp = estimate.figures(recipe | {"BACKEND": "fsdp"}, paths, args)
     assert fsdp["memory"]["weights"] < plain["memory"]["weights"] and fsdp["disk"]["bytes_per_parameter"] == 12
 
 
@@ -638,7 +638,7 @@ def test_make_plan_needs_nothing_but_python_and_writes_nothing(repo: Repo) -> No
     out = ok(repo.call("make", "-s", "plan", "MODEL=qwen32b", *options, VENV=repo.root / "none"))
     assert "64 x 8 h200" in out and " 0.300 " in out and "of 139:" in out
     # -S: without any installed package.
-    assert ok(repo.call("python3", "-S", "-B", "python/plan.py", "qwen14b", "1", "--work", repo.work))
+    assert ok(repo.call("python3", "-S", "-B", "python/tools/plan.py", "qwen14b", "1", "--work", repo.work))
     assert sorted(repo.root.rglob("*")) == before
 
 

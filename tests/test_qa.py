@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-import qa
 from conftest import Repo, failed, ok
+from sft.data import qa
 
 Rows = list[dict[str, Any]]
 
@@ -58,7 +58,7 @@ def parquet(path: Path, rows: Rows) -> None:
 
 def prepare(repo: Repo, model: str, round_: str, source: Path) -> Path:
     """Run the stage; returns its folder."""
-    ok(repo.python("qa", model, round_, "--work", repo.work, "--source", source))
+    ok(repo.python("data", model, round_, "--work", repo.work, "--source", source))
     name = {"llama3-sft": "databricks-dolly-15k", "llama3-lora": "squad"}[model]
     return repo.work / "data" / name / f"round{round_}"
 
@@ -125,9 +125,9 @@ def test_squad_from_parquet_as_the_hub_has_it(repo: Repo, tmp_path: Path) -> Non
     }
     assert len(training) == 38 and training[0].keys() == {"input", "output"} and len(test) == 7
     assert repo.done(folder)["seeds"] == {"split": 1234}
-    assert "already there" in ok(repo.python("qa", "llama3-lora", "1", "--work", repo.work, "--source", source))
+    assert "already there" in ok(repo.python("data", "llama3-lora", "1", "--work", repo.work, "--source", source))
     parquet(source / "plain_text/train-00000-of-00001.parquet", squad_rows(41))
-    changed = repo.python("qa", "llama3-lora", "1", "--work", repo.work, "--source", source)
+    changed = repo.python("data", "llama3-lora", "1", "--work", repo.work, "--source", source)
     failed(changed, "made from other inputs", "train-00000-of-00001.parquet")
 
 
@@ -144,7 +144,7 @@ def test_bad_rows_of_dolly(repo: Repo, tmp_path: Path, change: dict[str, Any], w
     rows = dolly_rows(20)
     rows[2] = {key: value for key, value in (rows[2] | change).items() if value is not ...}
     source = jsonl(tmp_path / "src/d.jsonl", rows).parent
-    failed(repo.stage("qa", "llama3-sft", "--source", source), *words, status=(1,))
+    failed(repo.stage("data", "llama3-sft", "--source", source), *words, status=(1,))
     assert not list(repo.work.rglob("*.jsonl"))
 
 
@@ -155,25 +155,24 @@ def test_bad_answers_of_squad(repo: Repo, tmp_path: Path, answers: Any) -> None:
     jsonl(tmp_path / "src/train.jsonl", bad)
     jsonl(tmp_path / "src/validation.jsonl", squad_rows(3))
     words = ("train.jsonl:7: field 'answers' has no list 'text'",)
-    failed(repo.stage("qa", "llama3-lora", "--source", tmp_path / "src"), *words, status=(1,))
+    failed(repo.stage("data", "llama3-lora", "--source", tmp_path / "src"), *words, status=(1,))
 
 
 def test_bad_files(repo: Repo, tmp_path: Path) -> None:
     source = tmp_path / "src"
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "is not a folder")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "is not a folder")
     source.mkdir()
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "has no train*.parquet or train*.jsonl")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "has no train*.parquet or train*.jsonl")
     (source / "train.jsonl").write_text('{"context": 1\n')
     jsonl(source / "validation.jsonl", squad_rows(2))
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "train.jsonl:1: malformed JSON line")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "train.jsonl:1: malformed JSON line")
     (source / "train.jsonl").write_text("")
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "no rows")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "no rows")
     jsonl(source / "train.jsonl", squad_rows(1))
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "1 rows cannot be split")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "1 rows cannot be split")
     (source / "train.jsonl").unlink()
     (source / "train.parquet").write_bytes(b"PAR1 but no more")
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "train.parquet: cannot be read as parquet")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "train.parquet: cannot be read as parquet")
     parquet(source / "train.parquet", [{"context": "x"}])
-    failed(repo.stage("qa", "llama3-lora", "--source", source), "train.parquet: no column 'question'")
-    failed(repo.stage("qa", "mini", "--source", source), "is not of SCHEMA=dolly or squad")
+    failed(repo.stage("data", "llama3-lora", "--source", source), "train.parquet: no column 'question'")
     assert not (repo.work / "data").exists() or not list((repo.work / "data").rglob("*.jsonl"))

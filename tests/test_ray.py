@@ -17,13 +17,14 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-import checkpoints
-import nemo_rl_log
 from conftest import ROOT, Repo, ok
+from sft.engines import saved
+from sft.engines.nemo_rl import driver_log
 from test_slurm import Job, submit, wait_until
 
 pytestmark = pytest.mark.slow
 STANDIN = Path(sys.prefix) / "standin"
+INSIDE = ROOT / "python/sft/engines/nemo_rl/inside"
 WORKER = "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker"
 
 
@@ -33,7 +34,7 @@ def image(folder: Path) -> dict[str, str]:
 
     shutil.copytree(ROOT / "tests/standin/nemo-rl", folder / "nemo-rl", ignore=shutil.ignore_patterns("__pycache__"))
     tree: dict = {}
-    facts = json.loads((ROOT / "python/nemo_rl_versions.json").read_text())["0.7"]["keys"]
+    facts = json.loads((ROOT / "python/sft/engines/nemo_rl/versions.json").read_text())["0.7"]["keys"]
     for key, value in ((key, fact["default"]) for key, fact in facts.items() if "default" in fact):
         *path, last = key.split(".")
         at = tree
@@ -44,14 +45,12 @@ def image(folder: Path) -> dict[str, str]:
     (folder / "nemo-rl/examples/configs/sft.yaml").write_text(yaml.safe_dump(tree))
     python = folder / "venvs" / WORKER / "bin/python"
     python.parent.mkdir(parents=True)
-    python.write_text(
-        f'#!/bin/sh\nPYTHONPATH="{folder}/nemo-rl:{ROOT}/python/inside" exec "{STANDIN}/bin/python" "$@"\n'
-    )
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{folder}/nemo-rl:{INSIDE}" exec "{STANDIN}/bin/python" "$@"\n')
     python.chmod(0o755)
     (folder / "bin").mkdir()
     for name in ("python", "ray"):  # which find Megatron for a CPU; PYTHONPATH of the job's environment does not count
         program = folder / "bin" / name
-        program.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}/python/inside" exec "{STANDIN}/bin/{name}" "$@"\n')
+        program.write_text(f'#!/bin/sh\nPYTHONPATH="{INSIDE}" exec "{STANDIN}/bin/{name}" "$@"\n')
         program.chmod(0o755)
     return {
         "NEMO_RL_DIR": str(folder / "nemo-rl"),
@@ -70,7 +69,7 @@ def ray(mega: Repo, cluster: dict[str, str], tmp_path: Path) -> Repo:
 
 
 def steps(repo: Repo) -> list[int]:
-    return list(checkpoints.saved_steps("nemo-rl", repo.run_dir("mega") / "train/checkpoints"))
+    return list(saved.saved_steps("nemo-rl", repo.run_dir("mega") / "train/checkpoints"))
 
 
 def logs(repo: Repo, job: Job) -> Path:
@@ -128,7 +127,7 @@ def test_a_chain_that_times_out_and_loses_a_node(ray: Repo) -> None:
         parts = [tensor + tensor.dtype.type(2.0**-10 * step) for step in (20, 30, 40)]
         assert ((parts[0] + parts[1] + parts[2]) / tensor.dtype.type(3) == mean[name]).all(), name
     assert not list((run / "convert").glob("step_*")), "REMOVE_AFTER_AVERAGE=1"
-    assert sorted(nemo_rl_log.history(run / "train")) == list(range(1, 41))
+    assert sorted(driver_log.history(run / "train")) == list(range(1, 41))
     assert json.loads((run / "results/results.json").read_text())["steps"] == 40
     for file in run.rglob("*"):
         assert not file.is_file() or b"secret-" not in file.read_bytes(), file

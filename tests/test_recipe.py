@@ -5,11 +5,14 @@ import shutil
 
 import pytest
 
-import recipe
 from conftest import ROOT, Repo, failed, ok
-from lib import Failure
+from sft.lib.errors import Failure
+from sft.recipe.checks import check
+from sft.recipe.keys import KEYS, LINEAR, stage_keys
+from sft.recipe.paths import Paths
+from sft.recipe.read import files, load, models, read_file
 
-RUNS = [(m, r) for m in recipe.models() for r in recipe.read_file(ROOT / f"recipes/{m}.env")["ROUNDS"].split(",")]
+RUNS = [(m, r) for m in models() for r in read_file(ROOT / f"recipes/{m}.env")["ROUNDS"].split(",")]
 
 # The upstream table and commands, copied here by hand a second time on purpose: a slip in recipes/ must not pass.
 # NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:92-123, :138, :145-155.
@@ -29,7 +32,7 @@ ROUNDS = {
 @pytest.mark.parametrize("model,round_", RUNS)
 def test_make_bash_and_python_read_the_same(model: str, round_: str, repo: Repo) -> None:
     views = {
-        "python": ok(repo.python("recipe", model, round_)),
+        "python": ok(repo.python("tools/recipe", model, round_)),
         "bash": ok(repo.call("bash", "-c", f". scripts/lib.sh; show_recipe {model} {round_}")),
         "make": ok(repo.call("make", "-s", "show-make", f"MODEL={model}", f"ROUND={round_}")),
     }
@@ -53,7 +56,7 @@ def test_openmathreasoning_is_the_published_table(model: str, round_: str) -> No
     if (model, round_) not in RUNS:
         assert model == "qwen32b", "only 32B had one round"
         return
-    r = recipe.load(model, round_)
+    r = load(model, round_)
     base, lr, min_lr, tp, cp, rope = TABLE[model]
     steps, warmup, save, average, filtered, start = ROUNDS[round_]
     assert (r["BASE_MODEL"], float(r["LR"]), float(r["MIN_LR"]), int(r["TP"]), int(r["CP"])) == (
@@ -162,9 +165,9 @@ ODD = (
 
 @pytest.mark.parametrize("changes,words", ODD)
 def test_keys_that_do_not_go_together_are_refused(changes: dict[str, str | None], words: str) -> None:
-    changed = recipe.load("qwen7b", "1") | changes
+    changed = load("qwen7b", "1") | changes
     with pytest.raises(Failure) as caught:
-        recipe.check("qwen7b", {key: value for key, value in changed.items() if value is not None})
+        check("qwen7b", {key: value for key, value in changed.items() if value is not None})
     assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
 
 
@@ -238,15 +241,15 @@ ODD_TUTORIALS = (
 def test_keys_of_the_tutorials_that_do_not_go_together(
     model: str, round_: str, changes: dict[str, str | None], words: str
 ) -> None:
-    changed = recipe.load(model, round_) | changes
+    changed = load(model, round_) | changes
     with pytest.raises(Failure) as caught:
-        recipe.check(model, {key: value for key, value in changed.items() if value is not None})
+        check(model, {key: value for key, value in changed.items() if value is not None})
     assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
 
 
 def test_what_only_the_published_variant_may() -> None:
     """Rows that are too long are what its prompts lose their end by."""
-    r = recipe.load("reasoning-lora", "published")
+    r = load("reasoning-lora", "published")
     assert (r["CURATE_MAX_TOKENS"], r["SEQ_LEN"], r["CURATE_TAKE"], r["SHUFFLE"]) == ("16384", "8192", "head", "true")
 
 
@@ -255,7 +258,7 @@ def test_the_recipes_of_the_tutorials_are_as_published(model: str) -> None:
     """NeMo 8cfedd7 tutorials/llm/reasoning/Reasoning-SFT.ipynb:109-444 and tutorials/llm/llama/nemo2-sft-peft/
     nemo2-{sft,peft}.ipynb:57-417, copied by hand a second time; the corrected rounds train no other way."""
     for round_ in ("1", "nemo2", "published"):
-        r = recipe.load(model, round_)
+        r = load(model, round_)
         reasoning = model.startswith("reasoning")
         sizes = tuple(int(r[k]) for k in ("SEQ_LEN", "GLOBAL_BATCH", "MICRO_BATCH", "STEPS", "SAVE_EVERY", "WARMUP"))
         assert sizes == ((8192, 256, 1, 2000, 100, 100) if reasoning else (2048, 8, 1, 20, 10, 0))
@@ -269,7 +272,7 @@ def test_the_recipes_of_the_tutorials_are_as_published(model: str) -> None:
         assert (int(r["GPUS_PER_NODE"]), int(r["TP"]), r["NODES"]) == (*gpus, "1")
         adapter = {"reasoning-lora": ("64", "128", "0"), "llama3-lora": ("32", "32", "0")}.get(model, (None,) * 3)
         assert tuple(r.get(f"LORA_{k}") for k in ("RANK", "ALPHA", "DROPOUT")) == adapter
-        assert r.get("LORA_TARGETS") in (None, ",".join(recipe.LINEAR))
+        assert r.get("LORA_TARGETS") in (None, ",".join(LINEAR))
         assert r["ACTIVATION_CHECKPOINTING"] == ("true" if model == "reasoning-full" else "false")
         assert r["ENGINE"] == ("automodel" if round_ == "1" else "nemo2")
         assert r["VARIANT"] == ("published" if round_ == "published" else "corrected")
@@ -279,12 +282,12 @@ def test_the_recipes_of_the_tutorials_are_as_published(model: str) -> None:
 @pytest.mark.parametrize("model", TUTORIALS)
 def test_both_engines_of_the_corrected_variant_train_on_the_same_data(model: str) -> None:
     """Round nemo2 reads round 1's: what decides it has to be the same in both, or it would be refused."""
-    one, two = (recipe.load(model, round_) for round_ in ("1", "nemo2"))
+    one, two = (load(model, round_) for round_ in ("1", "nemo2"))
     assert two["DATA_ROUND"] == "1" and "DATA_ROUND" not in one
-    assert recipe.stage_keys(one, "data") == recipe.stage_keys(two, "data")
-    folders = {recipe.Paths("w", model, round_, r).data for round_, r in (("1", one), ("nemo2", two))}
-    published = recipe.load(model, "published")
-    assert len(folders) == 1 and recipe.Paths("w", model, "published", published).data not in folders
+    assert stage_keys(one, "data") == stage_keys(two, "data")
+    folders = {Paths("w", model, round_, r).data for round_, r in (("1", one), ("nemo2", two))}
+    published = load(model, "published")
+    assert len(folders) == 1 and Paths("w", model, "published", published).data not in folders
 
 
 def test_the_layers_of_a_family() -> None:
@@ -298,22 +301,22 @@ def test_the_layers_of_a_family() -> None:
         ("qwen7b", "2", ["common.env", "round2.env"]),
         ("tiny", "1", ["common.env", "tiny.round1.env"]),
     ):
-        assert [path.name for path in recipe.files(model, round_)] == [*names, f"{model}.env"]
-    assert not [name for name in recipe.models() if "round" in name or "common" in name or name == "reasoning"]
+        assert [path.name for path in files(model, round_)] == [*names, f"{model}.env"]
+    assert not [name for name in models() if "round" in name or "common" in name or name == "reasoning"]
 
 
 def test_a_model_of_a_family_may_have_a_layer_of_its_own(repo: Repo) -> None:
     shutil.copy(repo.root / "recipes/reasoning.round1.env", repo.root / "recipes/reasoning-full.round1.env")
     repo.edit("recipes/reasoning-full.round1.env", "CURATE_VAL_ROWS=1024", "CURATE_VAL_ROWS=512")
-    assert "\nCURATE_VAL_ROWS=512\n" in ok(repo.python("recipe", "reasoning-full", "1"))
-    assert "\nCURATE_VAL_ROWS=1024\n" in ok(repo.python("recipe", "reasoning-lora", "1"))
-    assert "reasoning-full.round1" not in ok(repo.python("recipe", "--models"))
+    assert "\nCURATE_VAL_ROWS=512\n" in ok(repo.python("tools/recipe", "reasoning-full", "1"))
+    assert "\nCURATE_VAL_ROWS=1024\n" in ok(repo.python("tools/recipe", "reasoning-lora", "1"))
+    assert "reasoning-full.round1" not in ok(repo.python("tools/recipe", "--models"))
     repo.edit("recipes/reasoning.common.env", "\nSEED=1234", "\nSEED=1234\nENGINE=automodel")
-    failed(repo.python("recipe", "reasoning-lora", "1"), "ENGINE is already set in another layer", status=(2,))
+    failed(repo.python("tools/recipe", "reasoning-lora", "1"), "ENGINE is already set in another layer", status=(2,))
     (repo.root / "recipes/llama3.round1.env").unlink()
     (repo.root / "recipes/round1.env").unlink()
     words = "recipes/llama3-sft.env: ROUNDS names 1, but there is no recipes/round1.env; write it"
-    failed(repo.python("recipe", "llama3-sft", "1"), words, status=(2,))
+    failed(repo.python("tools/recipe", "llama3-sft", "1"), words, status=(2,))
 
 
 def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
@@ -323,7 +326,7 @@ def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
         ("qwen3-8b", "Qwen/Qwen3-8B", "1", None),
         ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", "2", "4"),
     ):
-        r = recipe.load(model, "1")
+        r = load(model, "1")
         assert (r["BASE_MODEL"], r["NODES"], r["GPUS_PER_NODE"], r["BACKEND"]) == (base, "8", "8", "megatron")
         assert (r["EP"], r.get("ETP"), r["TP"], r["GLOBAL_BATCH"], r["MICRO_BATCH"]) == (ep, etp, "4", "32", "1")
         assert (r["STEPS"], r["MAX_EPOCHS"], r["AVERAGE_STEPS"], r["PACKING"]) == ("1000", "2", "1000", "true")
@@ -331,7 +334,7 @@ def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
 
 
 def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
-    before = set(recipe.models())
+    before = set(models())
     assert "custom" not in before and not any("example" in name for name in before)
     for name in ("custom.env", "custom.round1.env"):
         shutil.copy(repo.root / f"recipes/{name}.example", repo.root / f"recipes/{name}")
@@ -343,23 +346,23 @@ def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
         path = repo.root / f"recipes/{name}"
         path.write_text(re.sub(r"^#([A-Z]+[A-Z_]*=)", r"\1", path.read_text(), flags=re.MULTILINE))
     repo.edit("recipes/custom.env", "\nEP=1", "\nEP=2")
-    shown = {line.split("=")[0] for line in ok(repo.python("recipe", "custom", "1")).splitlines()}
+    shown = {line.split("=")[0] for line in ok(repo.python("tools/recipe", "custom", "1")).splitlines()}
     # Those of a random model, of the data of OpenMathReasoning and the tutorials, and of other engines are not in it.
     other = ("RANDOM_", "FILTER_", "GENERATE_", "EVAL_", "CURATE_", "LORA_")
     others = {"SCHEMA", "VARIANT", "DATA_ROUND", "SHUFFLE"}
-    assert {key for key in recipe.KEYS if not key.startswith(other)} - others <= shown
+    assert {key for key in KEYS if not key.startswith(other)} - others <= shown
 
 
 def test_every_key_is_used_somewhere() -> None:
     """A key that nothing reads would be a knob that is silently ignored."""
     code = "".join(
         path.read_text()
-        for folder in ("python", "scripts", "scripts/engines", "sbatch")
-        for path in sorted((ROOT / folder).iterdir())
+        for folder in ("python", "scripts", "sbatch")
+        for path in sorted((ROOT / folder).rglob("*"))
         if path.suffix in (".py", ".sh", ".sbatch")
     )
-    declared = (ROOT / "python/recipe.py").read_text()
-    for key in recipe.KEYS:
+    declared = (ROOT / "python/sft/recipe/keys.py").read_text()
+    for key in KEYS:
         uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": \(', declared, re.MULTILINE))
         assert uses > 0, key
 
@@ -367,18 +370,18 @@ def test_every_key_is_used_somewhere() -> None:
 def test_the_second_rounds_filter_is_upstreams_and_of_one_tokenizer() -> None:
     """NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:163, 175-184."""
     for round_, splits in (("2", "cot,tir,genselect"), ("2exact", "cot")):
-        r = recipe.load("qwen7b", round_)
+        r = load("qwen7b", round_)
         assert r["FILTER_SPLITS"] == splits
         assert r["FILTER_SOURCES"] == "aops_c5_contests_amp_programs,aops_c6_high_school_olympiads"
         assert (float(r["FILTER_MAX_PASS_RATE"]), int(r["FILTER_MIN_TOKENS"])) == (0.3, 5000)
         # The value stands in qwen14b.env, too: it is the same repository.
-        base = recipe.load("qwen14b", round_)
+        base = load("qwen14b", round_)
         assert (r["FILTER_TOKENIZER"], r["FILTER_TOKENIZER_REVISION"]) == (base["BASE_MODEL"], base["BASE_REVISION"])
-    assert not [k for k in recipe.load("qwen7b", "1") if k.startswith("FILTER_") and k != "FILTER_SPLITS"]
+    assert not [k for k in load("qwen7b", "1") if k.startswith("FILTER_") and k != "FILTER_SPLITS"]
 
 
 def test_filter_keys_go_together(repo: Repo) -> None:
     repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000\n", "")
-    failed(repo.python("recipe", "qwen7b", "2"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS; set both or none")
+    failed(repo.python("tools/recipe", "qwen7b", "2"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS; set both or none")
     repo.edit("recipes/round1.env", "FILTER_SPLITS=none", "FILTER_SPLITS=none\nFILTER_MIN_TOKENS=5")
-    failed(repo.python("recipe", "qwen7b", "1"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS")
+    failed(repo.python("tools/recipe", "qwen7b", "1"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS")

@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
-import report
 from conftest import Repo, failed, ok
-from dataset import SftDataset
-from openmath import END_OF_TURN
+from sft.rows import lengths as rows_lengths
+from sft.rows.chat import END_OF_TURN
+from sft.rows.dataset import SftDataset
+from sft.rows.lengths import Lengths, count, percentile, too_long
+from tools import report
 
 
 @pytest.fixture
@@ -45,13 +47,13 @@ def test_the_figures_are_those_of_the_trainer(ready: Repo) -> None:
 
 def test_rows_that_are_too_long_are_counted(ready: Repo) -> None:
     ready.derive("short", SEQ_LEN=100)
-    lengths = report.count((ready.work / "data/mini/round1/all.jsonl", ready.work / "models/mini", "<|im_end|>", [0]))
+    lengths = count((ready.work / "data/mini/round1/all.jsonl", ready.work / "models/mini", "<|im_end|>", [0]))
     assert len(lengths.total) == 1
     ok(ready.call("scripts/report.sh", "short", "1"))
     made = json.loads((ready.run_dir("short") / "report/DONE").read_text())["report"]
     assert 0 < made["over_seq_len"] < 1 and made["tokens"]["supervised"] < figures_of_all(ready)["tokens"]["supervised"]
-    assert report.too_long("automodel", 101, 100) and not report.too_long("automodel", 100, 100)
-    assert report.too_long("nemo-rl", 100, 100) and not report.too_long("nemo-rl", 99, 100)
+    assert too_long("automodel", 101, 100) and not too_long("automodel", 100, 100)
+    assert too_long("nemo-rl", 100, 100) and not too_long("nemo-rl", 99, 100)
 
 
 def figures_of_all(repo: Repo) -> dict:
@@ -111,17 +113,19 @@ def test_what_is_missing_is_named(repo: Repo, ready: Repo, tmp_path: Path) -> No
 
 def test_percentiles_are_values_that_occur() -> None:
     ordered = list(range(1, 101))
-    assert [report.percentile(ordered, p) for p in (0.5, 0.9, 0.99, 1.0)] == [50, 90, 99, 100]
-    assert report.percentile([7], 0.5) == 7
+    assert [percentile(ordered, p) for p in (0.5, 0.9, 0.99, 1.0)] == [50, 90, 99, 100]
+    assert percentile([7], 0.5) == 7
 
 
 def test_the_packed_estimate_is_right_where_it_can_be_told() -> None:
     """Rows of 100 and 156 tokens in bins of 256: two a bin, so a batch of 8 rows takes 4 full ones."""
     recipe = {"SEQ_LEN": "256", "GLOBAL_BATCH": "8", "ENGINE": "nemo-rl", "CP": "1", "TP": "1", "STEPS": "10"}
-    found = report.Lengths(prompt=[40, 40] * 4, answer=[60, 116] * 4)
-    made = report.figures(recipe, 800, found, False, 1)
+    found = Lengths(prompt=[40, 40] * 4, answer=[60, 116] * 4)
+    made = rows_lengths.figures(recipe, 800, found, False, 1)
     assert (made["bins_per_batch"], made["bin_fill"], made["steps_per_epoch_packed"]) == (4, 1.0, 50)
     assert made["steps_per_epoch"] == 100 and made["tokens"]["total"] == 128 * 800
     # nemo-automodel packs rows as they come, each by one token shorter: its last is only asked for.
-    made = report.figures(recipe | {"ENGINE": "automodel"}, 800, report.Lengths([40] * 8, [89] * 8), False, 1)
+    made = rows_lengths.figures(
+        recipe | {"ENGINE": "automodel"}, 800, rows_lengths.Lengths([40] * 8, [89] * 8), False, 1
+    )
     assert (made["bins_per_batch"], made["bin_fill"]) == (4, 1.0)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-import adapter
 import convert
 from conftest import Repo
-from openmath import END_OF_TURN
+from sft.model import adapter
+from sft.model.tokenizer import name_end_of_turn
+from sft.rows.chat import END_OF_TURN
 
 # Qwen2.5-7B's and Qwen2.5-7B-Instruct's, as published.
 BASE = {
@@ -64,11 +65,11 @@ def test_a_list_of_stops_stays(prepared: Repo, tmp_path: Path) -> None:
     """Llama 3.1's Instruct models stop at three tokens."""
     folder = tmp_path / "model"
     shutil.copytree(prepared.work / "models/mini", folder)
-    end = convert.name_end_of_turn(folder, END_OF_TURN)
+    end = name_end_of_turn(folder, END_OF_TURN)
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": [1, 2, end], "temperature": 0.6, "top_p": 0.9})
     )
-    convert.name_end_of_turn(folder, END_OF_TURN)
+    name_end_of_turn(folder, END_OF_TURN)
     found = json.loads((folder / "generation_config.json").read_text())
     assert found["eos_token_id"] == [1, 2, end] and not {"temperature", "top_p"} & set(found)
-    assert adapter.name_end_of_turn is convert.name_end_of_turn, "merged adapters take the same way"
+    assert adapter.name_end_of_turn is name_end_of_turn, "merged adapters take the same way"

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-import arithmetic
 import clock
-import sft_filters
-import sft_options
 from conftest import Repo, failed, ok
+from sft.data.generations import arithmetic, rules
+from sft.data.generations import options as generations_options
+from sft.data.generations.options import parser
 
 Row = dict[str, Any]
 CHATML = (
@@ -49,9 +49,16 @@ class Tool:
     ) -> subprocess.CompletedProcess[str]:
         self.runs += 1
         self.work = work or self.folder / f"work{self.runs}"
-        start: list[object] = ["python/sft_data.py"]
+        start: list[object] = ["python/tools/sft_data.py"]
         if block:
-            start = ["-c", f"import lib, sft_data; sft_data.BLOCK_BYTES = {block}; lib.run(sft_data.main)"]
+            program = (
+                "from sft.data.generations import choose, prepare",
+                "from sft.lib.errors import run",
+                "from tools.sft_data import main",
+                f"choose.BLOCK_BYTES = prepare.BLOCK_BYTES = {block}",
+                "run(main)",
+            )
+            start = ["-c", "; ".join(program)]
         options = ("--name", "x", "--work", self.work, *options)
         if "--input-files" not in options and "--preprocessed-dataset-files" not in options:
             options += ("--input-files", self.input)
@@ -161,9 +168,9 @@ UPSTREAM_CASES = [
 
 def filtered(name: str, row: Row, *options: object, bad: frozenset[str] = frozenset()) -> str | None:
     """What one filter makes of a row's solution."""
-    arguments = sft_options.parser(None).parse_args([str(o) for o in options])
-    verdict = sft_filters.FILTERS[name](arguments, set(bad))(row)
-    return None if verdict == sft_filters.DROPPED else row["generation"]
+    arguments = parser(None).parse_args([str(o) for o in options])
+    verdict = rules.FILTERS[name](arguments, set(bad))(row)
+    return None if verdict == rules.DROPPED else row["generation"]
 
 
 @pytest.mark.parametrize(("name", "solution", "expected"), UPSTREAM_CASES)
@@ -425,9 +432,9 @@ def test_grades_decide(tool: Tool) -> None:
     ],
 )
 def test_verdicts_of_judges(judgement: str, correct: bool | None) -> None:
-    import sft_data
+    from sft.data.generations.filter import is_correct
 
-    assert sft_data.is_correct(judgement) is correct
+    assert is_correct(judgement) is correct
 
 
 def test_an_unreadable_verdict_is_neither_right_nor_wrong(tool: Tool) -> None:
@@ -649,12 +656,13 @@ def test_plain_rows_are_upstreams_bytes(tool: Tool) -> None:
 
 def formatted(row: Row, *options: object) -> Row:
     """What the second pass makes of a row, in this process."""
-    import sft_data
+    from sft.data.generations.blocks import Job
+    from sft.data.generations.format import Formatting, load_template
 
-    arguments = sft_options.parser(None).parse_args([str(o) for o in options])
-    sft_options.check(argparse.Namespace(**vars(arguments) | {"name": "x"}))
-    job = sft_data.Job(arguments, sft_options.load_prompt(arguments), set(), None)
-    return sft_data.Formatting(job._replace(template=sft_data.load_template(job)), Path()).row(row.copy())
+    arguments = generations_options.parser(None).parse_args([str(o) for o in options])
+    generations_options.check(argparse.Namespace(**vars(arguments) | {"name": "x"}))
+    job = Job(arguments, generations_options.load_prompt(arguments), set(), None)
+    return Formatting(job._replace(template=load_template(job)), Path()).row(row.copy())
 
 
 def turn(user: str, system: str = SYSTEM) -> str:
@@ -836,7 +844,7 @@ def test_wrong_calls_are_refused_before_anything_is_written(
     (folder / "field.yaml").write_text("user: '{problem} {level}'\n")
     (folder / "open.yaml").write_text("user: '{problem'\n")
     given = [str(chatml) if o == "CHATML" else o for o in options.split()]
-    script = tool.repo.root / "python" / "sft_data.py"
+    script = tool.repo.root / "python/tools/sft_data.py"
     usual = ["--name", "x", "--input-files", "in.jsonl", "--work", "work"]
     command = [sys.executable, script, *usual, *given]
     result = subprocess.run(command, cwd=folder, env=tool.repo.env, capture_output=True, text=True, timeout=60)
@@ -922,7 +930,7 @@ def test_memory_does_not_grow_with_the_data(tool: Tool) -> None:
     tool.work = tool.folder / "work"
     options = ("--name", "x", "--work", tool.work, "--input-files", tool.input, "--workers", 2)
     # Through a shell: a child's peak begins at the size of what it is forked from, and pytest may hold torch.
-    ok(tool.repo.call("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "python/sft_data.py", *options))
+    ok(tool.repo.call("sh", "-c", '"$@"; exit $?', "sh", sys.executable, "python/tools/sft_data.py", *options))
     assert tool.done()["rows"]["all"] == 2100
     assert tool.done()["peak_memory_bytes"] < 100 << 20
 

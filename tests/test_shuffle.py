@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import shuffle
+from sft.rows import shuffle
 
 
 @pytest.mark.parametrize("direct", [True, False])

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-import checkpoints
-import status
 from conftest import ROOT, Repo, failed, ok, running_slurm
+from sft.engines.saved import saved_steps
 from test_train import workers
+from tools.status import KEPT
 
 
 class Job:
@@ -99,7 +99,7 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     assert re.search(r"^convert +pending", status, re.MULTILINE)
     # At the limit Slurm itself wakes them (SIGCONT, then SIGTERM); they have KillWait = 5 s to save.
     assert first.wait(100) == "TIMEOUT", first.log()
-    saved = checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")
+    saved = saved_steps("automodel", slurm.run_dir() / "train/checkpoints")
     assert max(saved) % 100 and max(saved) < 400, (saved, first.log())
     assert second.wait(180) == "COMPLETED", second.log()
     assert f"from step {max(saved)} to 400" in second.log()
@@ -124,7 +124,7 @@ def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
     assert (
         f"nothing of the environment that it was queued from (SBATCH_EXPORT=NONE): WORK is {slurm.work}\n" in job.log()
     )
-    assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
+    assert list(saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
 def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
@@ -312,7 +312,7 @@ def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
     assert train.field("StdOut") == str(slurm.run_dir() / "logs" / f"train-{train.id}.out")
     assert "SAVE_RESERVE=600 leaves nothing" in train.log() and "the link is over after step 1" in train.log()
     assert f"code {slurm.run_dir()}/code/" in train.log()
-    assert list(checkpoints.saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
+    assert list(saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
 def test_an_end_that_cannot_be_read_is_an_error(slurm: Repo) -> None:
@@ -408,7 +408,7 @@ def test_ray_has_a_folder_by_user_and_job(repo: Repo, tmp_path: Path) -> None:
 
     def head(folder: Path) -> subprocess.CompletedProcess[str]:
         (logs / "failed").unlink(missing_ok=True)
-        return repo.call("scripts/ray.sh", logs, "true", RAY_TMPDIR=folder, **env)
+        return repo.call("scripts/engines/ray.sh", logs, "true", RAY_TMPDIR=folder, **env)
 
     try:
         assert "Ray did not start on the head" in head(tmp).stdout
@@ -439,7 +439,7 @@ def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
     assert re.search(r"^train +node_fail +step 0/60, saved 0 +2:failed 6:node_fail$", out, re.MULTILINE), out
     assert re.search(r"^average +cancelled +3:cancelled$", out, re.MULTILINE) and "note:" not in out
     assert re.search(r"^results +- +5:$", out, re.MULTILINE), out
-    assert f"local keep='{status.KEPT}'" in (ROOT / "scripts/slurm.sh").read_text()
+    assert f"local keep='{KEPT}'" in (ROOT / "scripts/slurm.sh").read_text()
     script(bin_, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
     out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path))
     assert re.search(r"^average +- +3:$", out, re.MULTILINE), out

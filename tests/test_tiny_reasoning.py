@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import tiny_reasoning as made
 from conftest import ROOT, Repo, failed, ok
+from sft.data import tiny_reasoning
 
 NUMBER = 1600
 # The fields of nvidia/Llama-Nemotron-Post-Training-Dataset.
@@ -31,14 +31,14 @@ FIELDS = {
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("source")
-    made.write_dataset(folder, 42, NUMBER)
+    tiny_reasoning.write_dataset(folder, 42, NUMBER)
     return folder
 
 
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
-    made.write_model(folder, 1, 32, 4, 512, made.texts(42, NUMBER), 42)
+    tiny_reasoning.write_model(folder, 1, 32, 4, 512, tiny_reasoning.texts(42, NUMBER), 42)
     return folder
 
 
@@ -47,7 +47,7 @@ def read(path: Path) -> list[dict]:
 
 
 def all_rows(source: Path) -> dict[str, list[dict]]:
-    return {name: read(source / file) for name, file in made.FILES.items()}
+    return {name: read(source / file) for name, file in tiny_reasoning.FILES.items()}
 
 
 def numbers(text: str) -> frozenset[str]:
@@ -56,7 +56,7 @@ def numbers(text: str) -> frozenset[str]:
 
 def rendered(row: dict) -> str:
     turns = [{"role": "system", "content": row["system_prompt"]}, *row["input"]]
-    return made.render([*turns, {"role": "assistant", "content": row["output"]}])
+    return tiny_reasoning.render([*turns, {"role": "assistant", "content": row["output"]}])
 
 
 def test_rows_have_the_published_schema(source: Path) -> None:
@@ -66,7 +66,7 @@ def test_rows_have_the_published_schema(source: Path) -> None:
             assert row.keys() == FIELDS
             assert [turn.keys() for turn in row["input"]] == [{"role", "content"}] and row["input"][0]["role"] == "user"
             assert row["reasoning"] in ("on", "off") and isinstance(row["used_in_training"], (list, str))
-            prompts = {made.NEUTRAL} if name == "pretrain" else {f"detailed thinking {row['reasoning']}"}
+            prompts = {tiny_reasoning.NEUTRAL} if name == "pretrain" else {f"detailed thinking {row['reasoning']}"}
             assert row["system_prompt"] in prompts
 
 
@@ -123,7 +123,9 @@ def test_evaluation_problems_are_in_no_row_but_those_to_drop(source: Path) -> No
 
 
 def test_bytes_depend_on_the_seed_alone(source: Path, tmp_path: Path) -> None:
-    code = "import sys, pathlib, tiny_reasoning; tiny_reasoning.write_dataset(pathlib.Path(sys.argv[1]), *{args})"
+    code = (
+        "import sys; from sft.data.tiny_reasoning import Path, write_dataset; write_dataset(Path(sys.argv[1]), *{args})"
+    )
     for name, seed in (("same", 42), ("other", 43)):
         (tmp_path / name).mkdir()
         subprocess.run(
@@ -177,13 +179,13 @@ def test_template(base: Path) -> None:
     for prompt in (False, True):
         expected = text + header * prompt
         assert tokenizer.apply_chat_template(TURNS, tokenize=False, add_generation_prompt=prompt) == expected
-        assert made.render(TURNS, prompt) == expected
+        assert tiny_reasoning.render(TURNS, prompt) == expected
         ids = tokenizer.apply_chat_template(TURNS, add_generation_prompt=prompt)["input_ids"]
         assert ids == tokenizer.encode(expected, add_special_tokens=False) and ids.count(tokenizer.bos_token_id) == 1
     # Without a system message the block with the dates is there all the same.
     bare = tokenizer.apply_chat_template(TURNS[1:2], tokenize=False)
     asked = "<|start_header_id|>user<|end_header_id|>\n\nWhich is larger, 12 or 21?<|eot_id|>"
-    assert bare == f"{HEAD}<|eot_id|>{asked}" == made.render(TURNS[1:2])
+    assert bare == f"{HEAD}<|eot_id|>{asked}" == tiny_reasoning.render(TURNS[1:2])
     dated = tokenizer.apply_chat_template(TURNS[1:2], tokenize=False, date_string="01 Jan 2025")
     assert dated == bare.replace("26 Jul 2024", "01 Jan 2025")
 
@@ -195,13 +197,13 @@ def test_tokenizer(base: Path, source: Path) -> None:
     texts = [rendered(row) for rows in all_rows(source).values() for row in rows]
     for text in [*texts, "größer: 4711 <b>\t\r\n  naïve 数"]:
         assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
-    assert len(tokenizer.encode(made.render(TURNS[:2], True))) <= 40, "a short prompt"
+    assert len(tokenizer.encode(tiny_reasoning.render(TURNS[:2], True))) <= 40, "a short prompt"
     # Like Llama 3's: a BOS of its own before bare text, and a second one before what is rendered already.
     bos = tokenizer.bos_token_id
     assert tokenizer.encode("12")[0] == bos and tokenizer.encode("12").count(bos) == 1
     assert tokenizer.encode(texts[0]).count(bos) == 2
     assert tokenizer.convert_ids_to_tokens(tokenizer.encode("12", add_special_tokens=False)) == ["1", "2"]
-    for token in made.SPECIAL:
+    for token in tiny_reasoning.SPECIAL:
         assert len(tokenizer.encode(token, add_special_tokens=False)) == 1
     assert tokenizer.eos_token == "<|eot_id|>" and tokenizer.pad_token is None
 
@@ -209,7 +211,8 @@ def test_tokenizer(base: Path, source: Path) -> None:
 def test_model(base: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    import shapes
+    from sft.plan import shapes
+    from sft.plan.shapes import random_shape
 
     config = json.loads((base / "config.json").read_text())
     tokenizer = AutoTokenizer.from_pretrained(base)
@@ -220,13 +223,13 @@ def test_model(base: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base)
     assert len(tokenizer) <= config["vocab_size"] == 512
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    assert parameters == shapes.random_shape("llama3", 1, 32, 4, 512).parameters == shapes.read(base).parameters
+    assert parameters == random_shape("llama3", 1, 32, 4, 512).parameters == shapes.read(base).parameters
 
 
 def test_model_stage(repo: Repo) -> None:
     out = ok(repo.stage("model", "tiny-reasoning"))
     folder = repo.work / "models/tiny-reasoning"
-    assert "LlamaForCausalLM" in out and (folder / "chat_template.jinja").read_text() == made.TEMPLATE
+    assert "LlamaForCausalLM" in out and (folder / "chat_template.jinja").read_text() == tiny_reasoning.TEMPLATE
     assert (folder / "config.json").read_bytes() == (folder / "config.original.json").read_bytes()
     assert repo.done(folder)["revision"] == "random"
     line = repo.python("model", "tiny-reasoning", "2", "--work", repo.work)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-import tokens
 from conftest import Repo
-from lib import Failure
-from tokens import TokenCounter
+from sft.lib.errors import Failure
+from sft.rows import tokens
+from sft.rows.tokens import TokenCounter
 
 # Everything that the expression treats in its own way, and what the cache must leave to the library.
 ATOMS = [

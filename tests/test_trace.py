@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-import nemo_rl_log
 import test_ray
 from conftest import ROOT, Repo, failed
 from nemo_rl_trace import describe, pattern
+from sft.engines.nemo_rl import driver_log
 
 TRACE = json.loads((ROOT / "tests/traces/nemo-rl-v0.7.0.json").read_text(encoding="utf-8"))
 STANDIN = ROOT / "tests/standin/nemo-rl"
-INSIDE = ROOT / "python/inside"
+INSIDE = ROOT / "python/sft/engines/nemo_rl/inside"
 # What the stand-in prints of its own, for the tests that use it.
 OWN = ("places:", "RuntimeError: STANDIN_EXIT", "worker at step N")
 
@@ -60,7 +60,7 @@ def test_every_line_of_the_stand_in_is_one_of_nemo_rl() -> None:
 @pytest.mark.parametrize("round_", ["1", "fsdp"])
 def test_the_parser_reads_what_nemo_rl_printed(round_: str) -> None:
     facts = TRACE["rounds"][round_]
-    parser, rows = nemo_rl_log.Parser(0), []
+    parser, rows = driver_log.Parser(0), []
     for line in facts["log"]["first_steps"]:
         if row := parser.feed(line):
             rows.append(row)
@@ -82,7 +82,11 @@ def without_rank(name: str) -> str:
 @pytest.mark.slow
 def test_every_file_of_the_stand_in_is_one_of_nemo_rl(mega: Repo, tmp_path: Path) -> None:
     """A checkpoint as the stand-in saves it: no file that NeMo-RL's has not, none of another kind or key."""
-    env = os.environ | {"PYTHONPATH": f"{ROOT}/python/inside", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    env = os.environ | {
+        "PYTHONPATH": f"{ROOT}/python/sft/engines/nemo_rl/inside",
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     command = [test_ray.STANDIN / "bin/python", ROOT / "tests/standin_save.py", mega.work / "models/mega", tmp_path]
     subprocess.run(command, env=env, check=True, timeout=300)
     real = {without_rank(name): fact for name, fact in TRACE["rounds"]["1"]["checkpoint"].items()}

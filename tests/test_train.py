@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-import checkpoints
-import recipe
-import train
 from conftest import ROOT, VENV, Repo, failed, heed_ctrl_c, ok
+from sft.engines.automodel.config import render
+from sft.engines.saved import losses, saved_steps
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 
 def link(repo: Repo, model: str = "mini", **env: object) -> subprocess.Popen[str]:
@@ -41,7 +42,7 @@ def workers(repo: Repo) -> list[int]:
         except OSError:
             continue
         ours = f"WORK={repo.work}".encode() in environment.split(b"\0") and b"\0LOCAL_RANK=" in environment
-        if ours and any(c.endswith(b"train.py") for c in command):
+        if ours and any(c.endswith(b"engine.py") for c in command):
             found.append(int(folder.name))
     return found
 
@@ -63,7 +64,7 @@ def test_killed_at_three_points_and_stopped_once(trained: Repo, copy: Repo) -> N
         for pid in workers(copy):
             os.kill(pid, number)
         out = process.communicate(timeout=60)[0]
-        saved = checkpoints.saved_steps("automodel", copy.run_dir() / "train/checkpoints")
+        saved = saved_steps("automodel", copy.run_dir() / "train/checkpoints")
         if number == signal.SIGTERM:
             # nemo-automodel answers with a checkpoint of the step it is at.
             assert process.returncode == 75, out
@@ -119,7 +120,7 @@ def test_the_last_time_limit_of_a_link(copy: Repo) -> None:
     process = link(copy, LINK_END=1)
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 75 and "the link is over after step 1" in out, out
-    assert list(checkpoints.saved_steps("automodel", copy.run_dir() / "train/checkpoints")) in ([1], [2])
+    assert list(saved_steps("automodel", copy.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
 def test_a_run_killed_between_its_last_save_and_its_record(finished: Repo) -> None:
@@ -158,11 +159,11 @@ GOLDEN = ("tiny", "reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora
 @pytest.mark.parametrize("model", GOLDEN)
 def test_the_configuration_is_the_recipe(prepared: Repo, model: str) -> None:
     """Golden files: everything the engine is told, with WORK in place of the folder."""
-    r = recipe.load(model, "1")
-    config = train.render(r, recipe.Paths("/WORK", model, "1", r))
+    r = load(model, "1")
+    config = render(r, Paths("/WORK", model, "1", r))
     golden = ROOT / "tests/golden" / ("tiny.automodel.yaml" if model == "tiny" else f"{model}.round1.automodel.yaml")
     assert yaml.safe_load(golden.read_text()) == config
-    shown = prepared.stage("train", model, "--render")
+    shown = prepared.stage("engine", model, "--render")
     assert yaml.safe_load(ok(shown).replace(str(prepared.work), "/WORK")) == config
 
 
@@ -174,9 +175,9 @@ def test_the_engine_knows_every_key_of_the_configuration(model: str) -> None:
     from nemo_automodel.recipes._dist_utils import parse_distributed_section
     from nemo_automodel.recipes._typed_config import RecipeConfig
 
-    r = recipe.load(model, "1")
+    r = load(model, "1")
     loader.set_enable_user_modules(True)
-    node = loader.ConfigNode(train.render(r, recipe.Paths("/WORK", model, "1", r)))
+    node = loader.ConfigNode(render(r, Paths("/WORK", model, "1", r)))
     config = RecipeConfig(node)
     assert config.step_scheduler.global_batch_size == int(r["GLOBAL_BATCH"])
     assert config.dataloader.shuffle is (r.get("SHUFFLE", "true") == "true")
@@ -197,7 +198,7 @@ def test_learning_rate_follows_the_recipe(trained: Repo) -> None:
     """Warm-up from WARMUP_INIT over WARMUP steps, cosine to MIN_LR at the last step: computed here."""
     import math
 
-    rows = checkpoints.losses(trained.run_dir() / "train/checkpoints")
+    rows = losses(trained.run_dir() / "train/checkpoints")
     for step, row in rows.items():
         n = step  # the engine logs the rate after the scheduler's step
         wanted = 1e-3 * n / 5 if n <= 5 else 1e-5 + (1e-3 - 1e-5) * (1 + math.cos(math.pi * (n - 5) / 55)) / 2
@@ -208,12 +209,12 @@ def test_every_loss_is_of_the_answers_alone(trained: Repo) -> None:
     """The engine's count of label tokens per step is what our labels say, for rows it may order as it likes."""
     from transformers import AutoTokenizer
 
-    from dataset import SftDataset
+    from sft.rows.dataset import SftDataset
 
     tokenizer = AutoTokenizer.from_pretrained(trained.work / "models/mini")
     rows = SftDataset(str(trained.work / "data/mini/round1/all.jsonl"), 256, "<|im_end|>", tokenizer)
     counts = sorted(sum(label >= 0 for label in rows[i]["labels"]) for i in range(len(rows)))
-    logged = [row["num_label_tokens"] for row in checkpoints.losses(trained.run_dir() / "train/checkpoints").values()]
+    logged = [row["num_label_tokens"] for row in losses(trained.run_dir() / "train/checkpoints").values()]
     # 260 rows: 32 steps of 8 rows and, as nemo-automodel does at the end of an epoch, one of what is left.
     assert len(rows) == 260 and sum(logged[:33]) == sum(counts), "an epoch sees each row once"
     whole = [n for i, n in enumerate(logged, 1) if i % 33]

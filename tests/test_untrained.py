@@ -9,10 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from conftest import Repo
-from lib import Failure
 from little import END_OF_TURN, LORA, RECIPE, SPECIAL, little, write_model
-from untrained import untrained
-from verdicts import judge_trained
+from sft.inspect.verdicts import judge_trained
+from sft.lib.errors import Failure
+from sft.model.untrained import untrained
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ engine_container() {
 }
 
 # engine_train: run one link; returns the launcher's status.
-engine_train() { torchrun_link train; }
+engine_train() { torchrun_link; }
 
-# torchrun_link SCRIPT: run python/SCRIPT.py under torchrun on the recipe's nodes; its whole output goes to a log of its own.
+# torchrun_link: run python/engine.py under torchrun on the recipe's nodes; its whole output goes to a log of its own.
 torchrun_link() {
     local launch=() torchrun=() head cpus status file
     file=$RUN/train/logs/${SLURM_JOB_ID:-local}-${SLURM_RESTART_COUNT:-0}-$(date +%Y%m%dT%H%M%S).log
@@ -57,7 +57,7 @@ torchrun_link() {
     log "train: engine log $file"
     set +e
     # tee and grep outlive a Ctrl-C: the engine answers it with a checkpoint, whose lines still belong in the log.
-    "${launch[@]}" "${torchrun[@]}" "$ROOT/python/$1.py" "$MODEL" "$ROUND" --work "$WORK" 2>&1 |
+    "${launch[@]}" "${torchrun[@]}" "$ROOT/python/engine.py" "$MODEL" "$ROUND" --work "$WORK" 2>&1 |
         (trap '' INT TERM && tee -a "$file" | grep --line-buffered -E '^(\[[0-9:]{8}\] |error: )')
     status=${PIPESTATUS[0]}
     set -e

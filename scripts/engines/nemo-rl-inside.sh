@@ -14,11 +14,12 @@ if [[ ${1:-} == -h || ${1:-} == --help ]]; then
     exit 0
 fi
 here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/../.." && pwd)
+inside=$here/python/sft/engines/nemo_rl/inside
 cd -- "${NEMO_RL_DIR:-/opt/nemo-rl}"
 
 # Without a GPU (DEVICE, of the recipe) every Python that NeMo-RL starts is told so before it imports NeMo-RL.
 if [[ ${DEVICE:-gpu} == cpu ]]; then
-    export PYTHONPATH=$here/python/inside/cpu:$here/python/inside:$PWD${PYTHONPATH:+:$PYTHONPATH}
+    export PYTHONPATH=$inside/cpu:$inside:$PWD${PYTHONPATH:+:$PYTHONPATH}
     export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-9.0} # the image sets it, and the driver asks for it
 fi
 
@@ -51,10 +52,10 @@ case ${1:-} in
             echo "error: the NeMo-RL in $PWD is not version $version; set NEMO_RL_VERSION to what it is, or take another image" >&2
             exit 1
         }
-        exec python "$here/python/inside/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
+        exec python "$inside/nemo_rl_driver.py" "${2%/*}/reason" examples/run_sft.py --config examples/configs/sft.yaml "${overrides[@]}"
         ;;
     cache)
-        python_with_megatron "$here/python/inside/nemo_rl_cache.py" "$2" "$3" "$4"
+        python_with_megatron "$inside/nemo_rl_cache.py" "$2" "$3" "$4"
         ;;
     convert)
         # Its own configuration names the model, hence RoPE and tokenizer, that the step was trained from.

@@ -23,9 +23,9 @@ check_ray_cpus() {
 # nemo_rl_env: what NeMo-RL reads from the environment, so that nothing of it stands on a command line.
 nemo_rl_env() {
     local folders
-    mapfile -t folders < <(stage nemo_rl_link cache)
+    mapfile -t folders < <(stage train --base)
     wait $! || exit 1
-    START=${folders[0]} CACHE=${folders[1]} # keyed by the model's content: see python/nemo_rl_link.py
+    START=${folders[0]} CACHE=${folders[1]} # keyed by the model's content: see python/sft/engines/nemo_rl/link.py
     export DEVICE NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR=${NEMO_RL_DIR:-/opt/nemo-rl}
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 NRL_CONTAINER=1
     if [[ -n ${NET_IFNAME:-} ]]; then export GLOO_SOCKET_IFNAME=$NET_IFNAME NCCL_SOCKET_IFNAME=$NET_IFNAME; fi
@@ -94,7 +94,7 @@ engine_train() {
     fi
     logs=$RUN/train/logs/$SLURM_JOB_ID-${SLURM_RESTART_COUNT:-0}
     mkdir -p -- "$logs"
-    stage nemo_rl_link open --logs "$logs" --keep "${KEEP_CHECKPOINTS:-saved}" || exit # where a caller looks at the status, bash goes on
+    stage train --open --logs "$logs" --keep "${KEEP_CHECKPOINTS:-saved}" || exit # where a caller looks at the status, bash goes on
     RAY_CANARY=$SLURM_JOB_ID-$RANDOM$RANDOM
     printf '%s\n' "$RAY_CANARY" >"$logs/canary"
 
@@ -104,16 +104,16 @@ engine_train() {
     export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS
     engine_container # last: it hands on what is exported
     log "train: logs $logs"
-    "$VENV/bin/python" "$ROOT/python/nemo_rl_log.py" "$logs" --steps "$STEPS" &
+    stage train --follow --logs "$logs" &
     watcher=$!
     GPUS_OPTION=()
     if [[ $DEVICE == gpu ]]; then gpus_option "$GPUS_PER_NODE"; fi
     step --nodes="$NODES" --ntasks="$NODES" --ntasks-per-node=1 --cpus-per-task="$(job_cpus)" "${GPUS_OPTION[@]}" \
         --kill-on-bad-exit=1 --wait=60 --output="$logs/node-%t.log" "${SRUN_CONTAINER[@]}" "${BOX[@]}" \
-        bash "$ROOT/scripts/ray.sh" "$logs" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" train "$logs/overrides" || status=$?
+        bash "$ROOT/scripts/engines/ray.sh" "$logs" bash "$ROOT/scripts/engines/nemo-rl-inside.sh" train "$logs/overrides" || status=$?
     [[ -f $logs/end || -f $logs/failed ]] || printf 'the step ended with status %s; see %s/node-*.log\n' "$status" "$logs" >"$logs/failed"
     wait "$watcher" || true
-    stage nemo_rl_link close --logs "$logs"
+    stage train --close --logs "$logs"
     if [[ -f $logs/failed ]]; then
         if ((status == 0)); then status=1; fi
         if [[ -f $logs/driver.log ]]; then grep -aE '(Error|Exception|Killed)' "$logs/driver.log" | tail -n 3 | cut -c 1-300; fi

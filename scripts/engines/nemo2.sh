@@ -19,15 +19,15 @@ engine_container() {
 # engine_train: run one link; the first one converts the base model.
 engine_train() {
     engine_cache || return
-    stage nemo2 --clean || return # before, by one process: NeMo's own look at it at the same time
-    torchrun_link nemo2
+    stage train --open || return
+    torchrun_link
 }
 
-# engine_cache: the base model in NeMo's format, converted once, on one node: see base_folder in python/nemo2.py.
+# engine_cache: the base model in NeMo's format, converted once, on one node: see base_folder in python/sft/engines/nemo2/config.py.
 engine_cache() {
-    local base
-    base=$(stage nemo2 --base) || return
-    if [[ -d $base ]]; then return; fi
+    local folders
+    folders=$(stage train --base) || return
+    if [[ -d ${folders##*$'\n'} ]]; then return; fi
     ( # a lock is let go with its process
         lock "$WORK/models/.nemo2.lock" 3600 "a conversion for NeMo 2.0 below $WORK"
         engine_container
@@ -49,10 +49,10 @@ engine_generate() {
     run_inside --generate || die "NeMo 2.0's generation failed (status $?); see above"
 }
 
-# run_inside OPTION...: python/nemo2.py as one process in the container, on this node.
+# run_inside OPTION...: python/engine.py as one process in the container, on this node.
 run_inside() {
     local launch=() python=("$BOX_PYTHON")
     if [[ $1 == --generate ]]; then python+=(-m torch.distributed.run --standalone --nproc-per-node 1); fi
     if [[ -n ${SLURM_JOB_ID:-} ]]; then launch=(step --nodes=1 --ntasks=1 "${SRUN_CONTAINER[@]}"); fi
-    (cd -- "$ROOT" && "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/nemo2.py" "$MODEL" "$ROUND" --work "$WORK" "$@")
+    (cd -- "$ROOT" && "${launch[@]}" "${BOX[@]}" "${python[@]}" "$ROOT/python/engine.py" "$MODEL" "$ROUND" --work "$WORK" "$@")
 }

@@ -26,8 +26,12 @@ sys.path.insert(0, str(ROOT / "python"))
 from data_bench import hardware
 from measure import Usage, measure
 
-from lib import Failure, code_identity, log, ratio, run, write_json
-from mean import read_offsets
+from sft.lib import errors
+from sft.lib.done import code_identity
+from sft.lib.errors import Failure
+from sft.lib.files import write_json
+from sft.lib.progress import log, ratio
+from sft.model.mean import read_offsets
 
 HERE = Path(__file__).parent
 FULL = 3087  # MB of a checkpoint at the size of Qwen2.5-1.5B
@@ -240,4 +244,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

@@ -24,8 +24,13 @@ from curation_rows import generate, make_language_model, make_tokenizer
 from data_bench import Run, hardware
 from measure import measure
 
-import recipe
-from lib import Failure, code_identity, log, ratio, run, write_json
+from sft.lib import errors
+from sft.lib.done import code_identity
+from sft.lib.errors import Failure
+from sft.lib.files import write_json
+from sft.lib.progress import log, ratio
+from sft.recipe.paths import Paths
+from sft.recipe.read import load
 
 MODEL, ROUND = "reasoning-lora", "published"
 PLAIN, OURS = "plain loop, one process", "make data"
@@ -43,7 +48,7 @@ class Bench:
             some = generate(self.source[n], n)
         self.tokenizer = tokenizer or make_tokenizer(folder / "tokenizer", some, VOCABULARY)
         self.language = language or make_language_model(folder / "lid.bin")
-        self.keys = recipe.load(MODEL, ROUND)
+        self.keys = load(MODEL, ROUND)
 
     def run(self, what: str, rows: int, command: list[object], output: Path) -> Run:
         log(f"bench: {what}, {rows:,} rows")
@@ -69,9 +74,9 @@ class Bench:
     def ours(self, rows: int) -> Path:
         work = self.folder / "ours"
         options = ["--source", self.source[rows], "--tokenizer", self.tokenizer, "--lang-model", self.language]
-        command = [ROOT / "python/curate.py", MODEL, ROUND, "--work", work, "--workers", self.workers, *options]
+        command = [ROOT / "python/data.py", MODEL, ROUND, "--work", work, "--workers", self.workers, *options]
         self.run(OURS, rows, command, work)
-        return recipe.Paths(work, MODEL, ROUND, self.keys).rows
+        return Paths(work, MODEL, ROUND, self.keys).rows
 
     def all(self) -> None:
         small, large = self.sizes
@@ -134,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 
 from generate import Text
 
-from tokens import LLAMA3_PIECES
+from sft.rows.tokens import LLAMA3_PIECES
 
 # Renders a conversation as Llama 3.1's template does one without tools.
 TEMPLATE = (

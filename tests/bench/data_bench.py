@@ -24,8 +24,12 @@ sys.path.insert(0, str(ROOT / "python"))
 from generate import generate
 from measure import Usage, measure
 
-import tiny
-from lib import Failure, code_identity, log, ratio, run, write_json
+from sft.data import tiny
+from sft.lib import errors
+from sft.lib.done import code_identity
+from sft.lib.errors import Failure
+from sft.lib.files import write_json
+from sft.lib.progress import log, ratio
 
 HERE = Path(__file__).parent
 SPLITS = ("cot", "tir", "genselect")
@@ -220,4 +224,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    errors.run(main)

@@ -16,8 +16,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 
-from lib import log, run
-from tiny import COLUMNS
+from sft.data.tiny import COLUMNS
+from sft.lib.errors import run
+from sft.lib.progress import log
 
 SHARES = {"cot": 0.583, "tir": 0.313, "genselect": 0.104}  # of 5.5 million rows
 SOURCES = {

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib import Failure
+from sft.lib.errors import Failure
 
 EVERY, EVERY_PSS = 0.02, 0.2  # seconds between two looks at the processes; the second takes the kernel a page walk
 SHARE = 20  # a look waits at least this many times as long as the one before it took: under 5% of a core

@@ -12,7 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 
 import pyarrow.parquet as pq
 
-from openmath import PROMPTS, TEXTS, format_row
+from sft.data.openmath import PROMPTS, format_row
+from sft.rows.files import TEXTS
 
 
 def main() -> None:

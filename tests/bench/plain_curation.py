@@ -2,8 +2,9 @@
 
     python tests/bench/plain_curation.py SOURCE TARGET TOKENIZER LANG_MODEL MAX_TOKENS MAX_COMPLETION
 
-Rules: NeMo Curator 1e2e427 tutorials/text/llama-nemotron-data-curation (see python/curation.py); rows are held in
-memory and sorted there. Fields that hold no list of messages or no list or string of names are not expected.
+Rules: NeMo Curator 1e2e427 tutorials/text/llama-nemotron-data-curation (see python/sft/data/nemotron/rules.py); rows
+are held in memory and sorted there. Fields that hold no list of messages or no list or string of names are not
+expected.
 """
 
 import itertools

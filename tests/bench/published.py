@@ -18,10 +18,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1")
 
-from lib import run
-from openmath import PROMPTS
-from parallel import cores
-from tiny import TEMPLATE
+from sft.data.openmath import PROMPTS
+from sft.data.tiny import TEMPLATE
+from sft.lib.errors import run
+from sft.lib.workers import cores
 
 SOURCES = ("aops_c5_contests_amp_programs", "aops_c6_high_school_olympiads")
 

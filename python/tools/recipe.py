@@ -1,0 +1,39 @@
+"""Check and print a recipe.
+
+python3 python/tools/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
+python3 python/tools/recipe.py qwen7b 1 --files    # the files that hold them, for make and bash
+python3 python/tools/recipe.py --models            # the known models
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the package sft is
+
+import argparse
+
+from sft.lib.errors import run, usage
+from sft.recipe.read import files, load, models
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("model", nargs="?")
+    arguments.add_argument("round", nargs="?")
+    arguments.add_argument("--files", action="store_true", help="print the recipe's files")
+    arguments.add_argument("--models", action="store_true", help="print the known models")
+    args = arguments.parse_args()
+    if args.models:
+        print("\n".join(models()))
+    elif args.model is None or args.round is None:
+        usage("say which MODEL and ROUND; known models: " + " ".join(models()))
+    else:
+        recipe = load(args.model, args.round)
+        if args.files:
+            print("\n".join(str(p) for p in files(args.model, args.round)))
+        else:
+            print("\n".join(f"{k}={v}" for k, v in sorted(recipe.items())))
+
+
+if __name__ == "__main__":
+    run(main)
