@@ -20,8 +20,8 @@ OPTIONS += $(if $(filter container,$(MAKECMDGOALS)),ENGINE)
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(v)))),$(v)))
 unknown := $(firstword $(filter-out $(OPTIONS) MAKE% -%,$(given)))
 ifneq ($(unknown),)
-  ifneq ($(shell grep -lE '^$(unknown)=' recipes/*.env),)
-    $(error $(unknown) comes from recipes/; copy recipes/$(or $(MODEL),tiny).env to try another value)
+  ifneq ($(shell grep -lE '^$(unknown)=' recipes/*/*.env),)
+    $(error $(unknown) comes from recipes/; copy $(wildcard recipes/*/$(or $(MODEL),tiny).env) to try another value)
   endif
   $(error there is no option $(unknown); options: $(OPTIONS))
 endif

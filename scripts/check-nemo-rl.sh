@@ -72,7 +72,7 @@ export LAUNCHER=slurm CONTAINER_RUNTIME=none JOBS=3 RAY_CPUS=2 OMP_NUM_THREADS=1
 cd -- "$ROOT"
 scripts/model.sh tiny-nemo-rl 1
 scripts/data.sh tiny-nemo-rl 1
-rounds=$(sed -n 's/^ROUNDS=//p' recipes/tiny-nemo-rl.env)
+rounds=$(sed -n 's/^ROUNDS=//p' recipes/tiny-nemo-rl/tiny-nemo-rl.env)
 for round in ${rounds//,/ }; do
     "$VENV/bin/python" tests/nemo_rl_check.py tiny-nemo-rl "$round" --work "$WORK"
 done

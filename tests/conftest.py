@@ -32,19 +32,20 @@ class Repo:
             else:
                 root.mkdir(parents=True, exist_ok=True)
                 shutil.copy(source, root / name)
-        for file in (ROOT / "tests" / "recipes").glob("*.env"):
-            shutil.copy(file, root / "recipes" / file.name)
+        shutil.copytree(ROOT / "tests/recipes", root / "recipes", dirs_exist_ok=True)
         others = ("SLURM", "SBATCH", "HF_", "MAKE", "CONTAINER_")
         self.env = {k: v for k, v in os.environ.items() if not k.startswith(others)}
         self.env |= {"VENV": str(VENV), "WORK": str(self.work), "OMP_NUM_THREADS": "1"}
 
     def derive(self, name: str, **changes: object) -> str:
         """Write recipe `name` as mini with some keys changed, new ones in the model's file; returns the name."""
-        for suffix in (".round1", ""):
-            lines = (ROOT / "tests" / "recipes" / f"mini{suffix}.env").read_text().splitlines()
+        folder = self.root / "recipes" / name
+        folder.mkdir(exist_ok=True)
+        for layer in ("common", "round1", "mini"):
+            lines = (ROOT / f"tests/recipes/mini/{layer}.env").read_text().splitlines()
             new = [f"{k}={changes.pop(k)}" if (k := line.split("=")[0]) in changes else line for line in lines]
-            new += [] if suffix else [f"{key}={value}" for key, value in changes.items()]
-            (self.root / "recipes" / f"{name}{suffix}.env").write_text("\n".join(new) + "\n")
+            new += [f"{key}={value}" for key, value in changes.items()] if layer == "mini" else []
+            (folder / f"{name if layer == 'mini' else layer}.env").write_text("\n".join(new) + "\n")
         return name
 
     def edit(self, file: str, old: str, new: str) -> None:

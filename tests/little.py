@@ -36,9 +36,11 @@ LORA = {
 def write_recipe(repo: Repo, name: str, **changes: object) -> str:
     """A recipe of the little Llama, with some keys changed; returns its name."""
     lines = [f"{key}={value}" for key, value in (RECIPE | changes).items()]
-    (repo.root / f"recipes/{name}.env").write_text("\n".join(lines) + "\n")
+    folder = repo.root / "recipes" / name
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.env").write_text("\n".join(lines) + "\n")
     for layer in ("common", "round1"):
-        (repo.root / f"recipes/{name}.{layer}.env").write_text("")
+        (folder / f"{layer}.env").write_text("")
     return name
 
 

@@ -42,7 +42,7 @@ golden() {
 @test "a recipe's key on make's command line is refused with the remedy" {
     run make train MODEL=qwen7b LR=1e-3
     [ "$status" -eq 2 ]
-    [[ $output == *"LR comes from recipes/; copy recipes/qwen7b.env to try another value"* ]]
+    [[ $output == *"LR comes from recipes/; copy recipes/openmath/qwen7b.env to try another value"* ]]
     [ "${#lines[@]}" -eq 1 ]
 }
 

@@ -20,7 +20,7 @@ from sft.engines.saved import saved_steps
 from sft.lib.errors import run
 from sft.lib.files import read_json, write_json
 from sft.recipe.paths import Paths
-from sft.recipe.read import RECIPES, load, read_file
+from sft.recipe.read import load
 
 MODEL = "tiny-nemo-rl"
 STEPS = 12  # of a link whose lines are recorded as they are
@@ -116,7 +116,7 @@ def main() -> None:
     text = (args.checkout / "nemo_rl/package_info.py").read_text(encoding="utf-8")
     version = ".".join(re.findall(r"^(?:MAJOR|MINOR|PATCH) = (\d+)$", text, re.M))
     rounds = {}
-    for round_ in read_file(RECIPES / f"{MODEL}.env")["ROUNDS"].split(","):
+    for round_ in rounds(MODEL):
         recipe = load(MODEL, round_)
         paths = Paths(args.work, MODEL, round_, recipe)
         folders = [folder for folder in driver_log.links(paths.train) if any(driver_log.rows(folder))]

@@ -327,10 +327,10 @@ def test_a_rerun_skips_and_another_recipe_is_refused(finished: Repo) -> None:
         "eval is already there",
     ):
         assert words in out, words
-    finished.edit("recipes/mini.round1.env", "=40,50,60", "=50,60")
+    finished.edit("recipes/mini/round1.env", "=40,50,60", "=50,60")
     ok(finished.stage("convert"))
     failed(finished.stage("average"), "AVERAGE_STEPS was 40,50,60, is now 50,60")
-    finished.edit("recipes/mini.env", "\nLR=1e-3", "\nLR=2e-3")
+    finished.edit("recipes/mini/mini.env", "\nLR=1e-3", "\nLR=2e-3")
     failed(finished.call("scripts/submit.sh", "train", "mini", "1"), "LR: 1e-3, now 2e-3")
 
 

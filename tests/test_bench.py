@@ -196,7 +196,7 @@ def test_round_2_is_the_published_one(prepared: Repo, repo: Repo, source: Path, 
     lengths = sorted(len(encode(r["generated_solution"], add_special_tokens=False)) for r in olympic)
     assert len(lengths) > 10
     least = lengths[len(lengths) // 2]
-    repo.edit(f"recipes/round{round_}.env", "FILTER_MIN_TOKENS=5000", f"FILTER_MIN_TOKENS={least}")
+    repo.edit(f"recipes/openmath/round{round_}.env", "FILTER_MIN_TOKENS=5000", f"FILTER_MIN_TOKENS={least}")
     wanted, made = published(source, tmp_path / "out", tokenizer, round_, least), ours(repo, source, tokenizer, round_)
     assert made == wanted
     kept = [pair for pair in made if "put the answer (and only answer)" in pair[0] and "Python code" not in pair[0]]

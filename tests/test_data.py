@@ -93,7 +93,7 @@ def test_a_rerun_skips_and_other_data_is_refused(copy: Repo) -> None:
     before = (copy.work / "data/mini/round1/DONE").stat().st_mtime_ns
     assert "already there" in ok(copy.call("scripts/data.sh", "mini", "1"))
     assert (copy.work / "data/mini/round1/DONE").stat().st_mtime_ns == before
-    copy.edit("recipes/mini.round1.env", "GENERATE_PROBLEMS=200", "GENERATE_PROBLEMS=300")
+    copy.edit("recipes/mini/round1.env", "GENERATE_PROBLEMS=200", "GENERATE_PROBLEMS=300")
     failed(copy.call("scripts/data.sh", "mini", "1"), "GENERATE_PROBLEMS was 200, is now 300")
 
 
@@ -557,7 +557,7 @@ def test_messages_columns_and_parquet_on_request(copy: Repo, tmp_path: Path) -> 
 def test_a_recipe_takes_what_sft_data_made(copy: Repo, tmp_path: Path) -> None:
     """From graded generations to the trainer's own check of its data."""
     copy.derive("prep", DATASET="mydata", DATASET_SOURCE="prepared")
-    copy.edit("recipes/prep.round1.env", "GENERATE_PROBLEMS=200\n", "")
+    copy.edit("recipes/prep/round1.env", "GENERATE_PROBLEMS=200\n", "")
     failed(copy.call("scripts/data.sh", "prep", "1"), "run: make sft-data NAME=mydata INPUT=")
     with open(tmp_path / "output-rs0.jsonl", "w") as file:
         for n in range(40):

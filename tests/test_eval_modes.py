@@ -186,10 +186,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 def write_recipe(repo: Repo, name: str, *parts: str) -> None:
     lines = [line for line in (KEYS + "\n".join(parts)).splitlines() if line]
-    common = {line.split("=")[0] for line in (repo.root / "recipes/common.env").read_text().splitlines() if "=" in line}
-    lines = [line for line in lines if line.split("=")[0] not in common]
-    (repo.root / f"recipes/{name}.env").write_text("\n".join(lines) + "\n")
-    (repo.root / f"recipes/{name}.round1.env").write_text("# all of it is in the model's own file\n")
+    folder = repo.root / "recipes" / name
+    folder.mkdir(exist_ok=True)
+    (folder / f"{name}.env").write_text("\n".join(lines) + "\n")
+    for layer in ("common", "round1"):
+        (folder / f"{layer}.env").write_text("# all of it is in the model's own file\n")
 
 
 @pytest.fixture(scope="module")
@@ -391,7 +392,7 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
     parts = "CHAT=none\nSCHEMA=squad\nDATASET=squad\nEVAL_SET=squad\nEVAL_MAX_TOKENS=6"
     write_recipe(mine, "asks", parts, f"VARIANT={variant}")
     if variant == "published":  # which is NeMo 2.0's
-        mine.edit("recipes/asks.env", "ENGINE=automodel", "ENGINE=nemo2")
+        mine.edit("recipes/asks/asks.env", "ENGINE=automodel", "ENGINE=nemo2")
     shutil.copytree(mine.run_dir("twins") / "convert", mine.run_dir("asks") / "convert")
     final = mine.run_dir("asks") / "convert/step_5"
     tokenizer = eval_answers.load_tokenizer(final)
@@ -412,7 +413,7 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
     (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     finish(data, rows={"all": 1})
     longest = max(len(tokenizer.encode(text, add_special_tokens=False)) for text in said) + 1
-    recipe = mine.root / "recipes/asks.env"
+    recipe = mine.root / "recipes/asks/asks.env"
     recipe.write_text(recipe.read_text().replace("EVAL_MAX_TOKENS=6", f"EVAL_MAX_TOKENS={longest}"))
     ok(mine.stage("eval", "asks"))
     scores = mine.done(mine.run_dir("asks") / "eval")["scores"]["trained"]["squad"]
@@ -456,7 +457,7 @@ def test_what_is_missing_or_wrong_is_one_line(mine: Repo) -> None:
     template.rename(mine.work / "template")
     failed(mine.stage("eval", "twins"), "the tokenizer has no chat template")
     (mine.work / "template").rename(template)
-    recipe = mine.root / "recipes/twins.env"
+    recipe = mine.root / "recipes/twins/twins.env"
     recipe.write_text(recipe.read_text().replace("EVAL_SET=twins,mmlu", "EVAL_SET=squad"))
     failed(mine.stage("eval", "twins"), "EVAL_SET=squad needs SCHEMA=squad", status=(2,))
     shutil.rmtree(mine.run_dir("twins") / "convert")

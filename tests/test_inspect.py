@@ -278,7 +278,7 @@ def test_another_rope_than_the_recipe_has_is_wrong(
 def test_published_rope_is_held_against_the_rows(copy: Repo, inspect: Inspect) -> None:
     """A recipe that leaves RoPE alone, as that of the 14B."""
     copy.derive("plain")
-    for file in copy.root.glob("recipes/plain*.env"):
+    for file in copy.root.glob("recipes/plain/*.env"):
         file.write_text(re.sub(r"(ROPE_THETA|MAX_POSITIONS)=.*\n", "", file.read_text()))
     assert "which the recipe leaves alone, cover the" in verdict(inspect(copy, model="plain")[0], "RoPE")
     change(copy.work / "models/mini/config.json", max_position_embeddings=128)
@@ -659,7 +659,7 @@ def test_plain_rows_have_no_template(llama: Repo, repo: Repo, inspect: Inspect) 
     (folder / "rendered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     curate = {key for key in LITTLE if key.startswith("CURATE_")}
     write_recipe(repo, "plain", SCHEMA="squad", CHAT="none")
-    path = repo.root / "recipes/plain.env"
+    path = repo.root / "recipes/plain/plain.env"
     path.write_text("".join(f"{x}\n" for x in path.read_text().splitlines() if x.split("=")[0] not in curate))
     output, error = inspect(repo, model="plain")
     assert not error and "rendered.jsonl" in output

@@ -184,7 +184,7 @@ def hub_env(hub: Hub, tmp_path: Path) -> dict[str, str]:
 
 
 def test_download_resumes_keeps_its_commit_and_patches(repo: Repo, hub: Hub, tmp_path: Path) -> None:
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "main")
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "main")
     env = hub_env(hub, tmp_path)
     hub.break_at = 20_000
     first = repo.call("scripts/model.sh", "qwen1.5b", "1", **env)
@@ -220,7 +220,7 @@ def test_download_resumes_keeps_its_commit_and_patches(repo: Repo, hub: Hub, tmp
 
 def test_hub_errors_name_the_remedy(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     env = hub_env(hub, tmp_path)
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "no-such-branch")
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "no-such-branch")
     failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), "the hub answers 404", "check the name and revision")
     env["HF_ENDPOINT"] = "http://127.0.0.1:9"
     failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **env), "cannot be reached", "HF_ENDPOINT")
@@ -241,7 +241,7 @@ def test_a_hub_that_does_not_answer_leaves_nothing_behind(
     repo: Repo, hub: Hub, tmp_path: Path, status: int | str, words: tuple[str, ...]
 ) -> None:
     """Of a pinned revision, for which nothing had to be asked: an empty folder was taken for the model, for good."""
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     env = hub_env(hub, tmp_path)
     if isinstance(status, int):
         hub.status = status
@@ -256,10 +256,10 @@ def test_a_hub_that_does_not_answer_leaves_nothing_behind(
 
 
 def test_a_download_that_was_begun_of_another_revision_is_begun_anew(repo: Repo, hub: Hub, tmp_path: Path) -> None:
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     hub.break_at = 20_000
     failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)), "download stopped")
-    repo.edit("recipes/qwen1.5b.env", COMMIT, LATER)
+    repo.edit("recipes/openmath/qwen1.5b.env", COMMIT, LATER)
     hub.break_at = 0
     hub.files["config.json"] = hub.files["config.json"].replace(b"{", b'{"note": "later", ', 1)
     out = ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
@@ -298,7 +298,7 @@ def test_what_is_there_is_compared_with_what_is_asked(repo: Repo, hub: Hub, prep
     source = prepared.work / "data/mini/source"
     hub.files = {f"data/{p.name}": p.read_bytes() for p in source.glob("*.parquet")}
     env, data = hub_env(hub, tmp_path), ("scripts/data.sh", "qwen7b", "1")
-    layer = "recipes/round1.env"
+    layer = "recipes/openmath/common.env"
     repo.edit(layer, "SPLITS=cot,tir,genselect", "SPLITS=cot")
     assert "cot 200" in ok(repo.call(*data, **env, REPORT="none"))
     folder = repo.work / "data/openmathreasoning"
@@ -376,7 +376,7 @@ def test_a_model_from_the_hubs_cache(repo: Repo, hub: Hub, tmp_path: Path, inner
     env = OFFLINE | {"MODEL_SRC": tmp_path / "hf"}
     pinned = "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2"
     failed(repo.call(*CALL, **env), f"no snapshot of revision {pinned}", COMMIT)
-    repo.edit("recipes/qwen1.5b.env", pinned, "main" if inner else COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", pinned, "main" if inner else COMMIT)
     ok(repo.call(*CALL, **env))
     taken(repo, hub, COMMIT)
     assert not (repo.work / "models/Qwen2.5-Math-1.5B/model.safetensors").is_symlink(), "containers see only WORK"
@@ -388,7 +388,7 @@ def test_a_model_that_was_copied_to_its_place_or_is_named_by_path(repo: Repo, hu
     taken(repo, hub, "local")
     shutil.rmtree(repo.work / "models")
     source = published(hub, tmp_path / "at/Qwen2.5-Math-1.5B")
-    repo.edit("recipes/qwen1.5b.env", "BASE_MODEL=Qwen/Qwen2.5-Math-1.5B", f"BASE_MODEL={source}")
+    repo.edit("recipes/openmath/qwen1.5b.env", "BASE_MODEL=Qwen/Qwen2.5-Math-1.5B", f"BASE_MODEL={source}")
     ok(repo.call(*CALL, **OFFLINE))
     taken(repo, hub, "local")
 
@@ -413,7 +413,7 @@ def test_a_folder_that_is_not_the_whole_model_is_refused(repo: Repo, hub: Hub, t
 
 
 def test_an_unpatchable_download_is_refused(repo: Repo, hub: Hub, tmp_path: Path) -> None:
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     config = json.loads(hub.files["config.json"]) | {"rope_theta": 1000000.0}
     hub.files["config.json"] = json.dumps(config).encode()
     failed(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)), "neither the published")
@@ -421,7 +421,7 @@ def test_an_unpatchable_download_is_refused(repo: Repo, hub: Hub, tmp_path: Path
 
 
 def test_a_pinned_commit_needs_no_resolving(repo: Repo, hub: Hub, tmp_path: Path) -> None:
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
     assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
 
@@ -449,8 +449,8 @@ def test_a_data_set_comes_from_the_hub(repo: Repo, hub: Hub, prepared: Repo, tmp
 def test_the_filters_tokenizer_comes_from_the_hub_once(repo: Repo, hub: Hub, prepared: Repo, tmp_path: Path) -> None:
     """Round 2 without TOKENIZER: only the tokenizer's files of Qwen2.5-14B, at the recipe's commit."""
     source = prepared.work / "data/mini/source"
-    repo.edit("recipes/round2.env", "97e1e76335b7017d8f67c08a19d103c0504298c9", COMMIT)
-    repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000", "FILTER_MIN_TOKENS=20")
+    repo.edit("recipes/openmath/round2.env", "97e1e76335b7017d8f67c08a19d103c0504298c9", COMMIT)
+    repo.edit("recipes/openmath/round2.env", "FILTER_MIN_TOKENS=5000", "FILTER_MIN_TOKENS=20")
     away = hub_env(hub, tmp_path) | {"HF_HUB_OFFLINE": "1"}
     failed(
         repo.call("scripts/data.sh", "qwen7b", "2", DATA_SRC=source, **away), "HF_HUB_OFFLINE is set", "TOKENIZER=dir"
@@ -473,7 +473,7 @@ def test_the_filters_tokenizer_comes_from_the_hub_once(repo: Repo, hub: Hub, pre
 
 def test_killed_between_done_and_rename(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     """A fetched folder that was finished but not yet renamed is checked and described anew."""
-    repo.edit("recipes/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
+    repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     ok(repo.call("scripts/model.sh", "qwen1.5b", "1", **hub_env(hub, tmp_path)))
     folder = repo.work / "models/Qwen2.5-Math-1.5B"
     before = repo.done(folder)

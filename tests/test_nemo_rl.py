@@ -36,12 +36,12 @@ from sft.recipe import read as recipe_read
 from sft.recipe.checks import check
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
-from sft.recipe.read import models, read_file
+from sft.recipe.read import models, rounds
 
 RUNS = [
     (model, round_)
     for model in models()
-    for round_ in read_file(ROOT / f"recipes/{model}.env")["ROUNDS"].split(",")
+    for round_ in rounds(model)
     if recipe_read.load(model, round_)["ENGINE"] == "nemo-rl"
 ]
 LINK = Link(Path("/WORK/logs"))

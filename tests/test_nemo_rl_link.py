@@ -354,8 +354,8 @@ def test_opening_a_link(mega: Repo) -> None:
 @pytest.mark.parametrize(
     ("file", "old", "new", "words"),
     [
-        ("recipes/mega.round1.env", "GLOBAL_BATCH=8", "GLOBAL_BATCH=16", "GLOBAL_BATCH: 8, now 16"),
-        ("recipes/mega.round1.env", "STEPS=60\nWARM", "STEPS=70\nWARM", "STEPS: 60, now 70"),
+        ("recipes/mega/round1.env", "GLOBAL_BATCH=8", "GLOBAL_BATCH=16", "GLOBAL_BATCH: 8, now 16"),
+        ("recipes/mega/round1.env", "STEPS=60\nWARM", "STEPS=70\nWARM", "STEPS: 60, now 70"),
     ],
 )
 def test_a_link_with_another_recipe_is_refused(mega: Repo, file: str, old: str, new: str, words: str) -> None:
@@ -368,9 +368,9 @@ def test_other_data_between_two_links_is_refused(mega: Repo) -> None:
     """NeMo-RL compares the name of the data set only (v0.7.0 nemo_rl/data/utils.py): the file could be any."""
     logs = open_link(mega)
     shutil.rmtree(mega.work / "data")
-    mega.edit("recipes/mega.round1.env", "GENERATE_PROBLEMS=200", "GENERATE_PROBLEMS=210")
+    mega.edit("recipes/mega/round1.env", "GENERATE_PROBLEMS=200", "GENERATE_PROBLEMS=210")
     ok(mega.call("scripts/data.sh", "mega", "1"))
-    mega.edit("recipes/mega.round1.env", "GENERATE_PROBLEMS=210", "GENERATE_PROBLEMS=200")
+    mega.edit("recipes/mega/round1.env", "GENERATE_PROBLEMS=210", "GENERATE_PROBLEMS=200")
     failed(mega.stage("train", "mega", "--open", "--logs", logs), "started with other inputs (data: ")
 
 
@@ -383,7 +383,7 @@ def test_a_base_patched_later_has_another_cache(mega: Repo) -> None:
     start, before = folders()
     assert before.endswith(f"/model_{start.replace('/', '_')}"), "the name that NeMo-RL looks for"
     shutil.rmtree(mega.work / "models/mega")
-    mega.edit("recipes/mega.env", "ROPE_THETA=500000.0", "ROPE_THETA=1000000.0")
+    mega.edit("recipes/mega/mega.env", "ROPE_THETA=500000.0", "ROPE_THETA=1000000.0")
     ok(mega.call("scripts/model.sh", "mega", "1"))
     again, after = folders()
     assert again == start and Path(after).name == Path(before).name and after != before

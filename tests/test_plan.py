@@ -384,9 +384,9 @@ def test_links_of_a_chain() -> None:
 
 
 def test_half_the_nodes_take_twice_the_time(repo: Repo) -> None:
-    repo.edit("recipes/qwen7b.env", "NODES=64", "NODES=32")
+    repo.edit("recipes/openmath/qwen7b.env", "NODES=64", "NODES=32")
     half = plan_of(repo)
-    repo.edit("recipes/qwen7b.env", "NODES=32", "NODES=64")
+    repo.edit("recipes/openmath/qwen7b.env", "NODES=32", "NODES=64")
     whole = plan_of(repo)
     assert half["time"]["stated"]["seconds_per_step"] == pytest.approx(2 * whole["time"]["stated"]["seconds_per_step"])
     assert half["flops"] == whole["flops"]
@@ -458,10 +458,10 @@ def test_the_tutorials_have_plans(model: str, round_: str, repo: Repo) -> None:
 
 
 def test_all_that_is_left_of_a_curation_is_not_known_before(repo: Repo) -> None:
-    repo.edit("recipes/reasoning.common.env", "CURATE_ROWS=500000", "CURATE_ROWS=0")
+    repo.edit("recipes/reasoning/common.env", "CURATE_ROWS=500000", "CURATE_ROWS=0")
     made = plan_of(repo, "reasoning-lora")
     assert made["data"]["rows"] is None and "how many rows are left is not known before make data" in made["notes"][0]
-    repo.edit("recipes/reasoning-lora.env", "ACTIVATION_CHECKPOINTING=false", "ACTIVATION_CHECKPOINTING=true")
+    repo.edit("recipes/reasoning/reasoning-lora.env", "ACTIVATION_CHECKPOINTING=false", "ACTIVATION_CHECKPOINTING=true")
     # Recomputation costs LoRA a third: three passes of the weights' work in place of two.
     assert plan_of(repo, "reasoning-lora")["time"]["stated"]["mfu"] == pytest.approx(0.4 * 2 / 3)
 
@@ -504,7 +504,7 @@ def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
 def test_a_report_of_other_settings_is_left_aside(prepared: Repo, repo: Repo) -> None:
     ok(prepared.call("scripts/report.sh", "mini", "1"))
     shutil.copytree(prepared.work, repo.work, symlinks=True)
-    repo.edit("recipes/mini.round1.env", "GLOBAL_BATCH=8", "GLOBAL_BATCH=16")
+    repo.edit("recipes/mini/round1.env", "GLOBAL_BATCH=8", "GLOBAL_BATCH=16")
     made = plan_of(repo, "mini", "1")
     assert made["notes"][0].startswith("the report is of another recipe") and made["data"]["rows"] == 260
 
@@ -582,9 +582,9 @@ def test_what_does_not_fit_is_said_and_the_remedy_works(repo: Repo) -> None:
     made = plan_of(repo, "qwen1.5b", "1", *small)
     assert warned(made, "GiB a GPU exceed 92% of 40 GiB; raise TP or CP, ACTIVATION_CHECKPOINTING=true, raise PP")
     assert not warned(plan_of(repo, "qwen1.5b", "1", "--gpu=h200"), "memory")
-    repo.edit("recipes/qwen1.5b.env", "TP=1", "TP=2")
+    repo.edit("recipes/openmath/qwen1.5b.env", "TP=1", "TP=2")
     assert not warned(plan_of(repo, "qwen1.5b", "1", *small), "memory: ")
-    repo.edit("recipes/qwen1.5b.env", "TP=2", "TP=16")
+    repo.edit("recipes/openmath/qwen1.5b.env", "TP=2", "TP=16")
     made = plan_of(repo, "qwen1.5b", "1")
     assert warned(made, "TP=16 reaches beyond a node") and warned(
         made, "does not divide 12 heads and 2 key-value heads"
@@ -667,7 +667,7 @@ def test_wrong_options_end_in_one_line(repo: Repo, env: dict[str, str], words: s
 
 
 def test_a_model_that_nobody_knows(repo: Repo) -> None:
-    repo.edit("recipes/qwen14b.env", "BASE_MODEL=Qwen/Qwen2.5-14B", "BASE_MODEL=Acme/Unknown-3B")
+    repo.edit("recipes/openmath/qwen14b.env", "BASE_MODEL=Qwen/Qwen2.5-14B", "BASE_MODEL=Acme/Unknown-3B")
     failed(repo.call("scripts/plan.sh", "qwen14b", "1"), "the shape of Acme/Unknown-3B is not known; run make model")
     failed(repo.call("scripts/plan.sh", "nope", "1"), "no recipe named 'nope'", status=(2,))
     failed(repo.call("scripts/plan.sh", "qwen7b"), "wrong number of arguments", status=(2,))

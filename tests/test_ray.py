@@ -89,7 +89,7 @@ def down(repo: Repo, node: str, state: str) -> None:
 def test_a_chain_that_times_out_and_loses_a_node(ray: Repo) -> None:
     """Two links over four nodes: one ends before its time limit, one loses a node; then convert, average and eval."""
     for old, new in (("STEPS=60\nWARM", "STEPS=40\nWARM"), ("STEPS=40,50,60", "STEPS=20,30,40")):
-        ray.edit("recipes/mega.round1.env", old, new)
+        ray.edit("recipes/mega/round1.env", old, new)
     begun = time.time()
     options = {"JOBS": 2, "STANDIN_STEP": 3, "SAVE_RESERVE": 100, "SET_UP_RESERVE": 1, "REMOVE_AFTER_AVERAGE": 1}
     jobs = submit(ray, "mega", SBATCH_TIMELIMIT=3, **options)
@@ -159,7 +159,7 @@ def last_line(job: Job) -> str:
 
 @pytest.fixture
 def two_nodes(ray: Repo) -> Repo:
-    ray.edit("recipes/mega.env", "NODES=4", "NODES=2")
+    ray.edit("recipes/mega/mega.env", "NODES=4", "NODES=2")
     return ray
 
 

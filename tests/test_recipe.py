@@ -10,9 +10,9 @@ from sft.lib.errors import Failure
 from sft.recipe.checks import check
 from sft.recipe.keys import KEYS, LINEAR, stage_keys
 from sft.recipe.paths import Paths
-from sft.recipe.read import files, load, models, read_file
+from sft.recipe.read import files, load, models, rounds
 
-RUNS = [(m, r) for m in models() for r in read_file(ROOT / f"recipes/{m}.env")["ROUNDS"].split(",")]
+RUNS = [(m, r) for m in models() for r in rounds(m)]
 
 # The upstream table and commands, copied here by hand a second time on purpose: a slip in recipes/ must not pass.
 # NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:92-123, :138, :145-155.
@@ -76,41 +76,46 @@ def test_openmathreasoning_is_the_published_table(model: str, round_: str) -> No
 
 
 BROKEN = {  # name: (file, old, new, words of the message)
-    "a blank": ("mini.env", "LR=1e-3", "LR= 1e-3", "not KEY=VALUE"),
-    "a quote": ("mini.env", "LR=1e-3", 'LR="1e-3"', "not KEY=VALUE"),
-    "a command": ("mini.env", "LR=1e-3", "LR=$(touch pwned)", "not KEY=VALUE"),
-    "a trailing comment": ("mini.env", "LR=1e-3", "LR=1e-3  # high", "not KEY=VALUE"),
-    "a key twice": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nLR=1e-4", "set twice"),
-    "a key of another layer": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nSTEPS=5", "already set"),
-    "a misspelt key": ("mini.env", "\nLR=1e-3", "\nLR=1e-3\nMIM_LR=1", "did you mean MIN_LR"),
-    "a missing key": ("mini.env", "\nMIN_LR=1e-5", "", "MIN_LR is missing"),
-    "no number": ("mini.env", "\nLR=1e-3", "\nLR=fast", "LR=fast is not valid"),
-    "an unknown engine": ("mini.env", "ENGINE=automodel", "ENGINE=bert", "ENGINE=bert is not valid"),
-    "GPUs that do not divide": ("mini.env", "\nTP=1", "\nTP=3", "do not divide by TP*CP*PP=3"),
+    "a blank": ("mini/mini.env", "LR=1e-3", "LR= 1e-3", "not KEY=VALUE"),
+    "a quote": ("mini/mini.env", "LR=1e-3", 'LR="1e-3"', "not KEY=VALUE"),
+    "a command": ("mini/mini.env", "LR=1e-3", "LR=$(touch pwned)", "not KEY=VALUE"),
+    "a trailing comment": ("mini/mini.env", "LR=1e-3", "LR=1e-3  # high", "not KEY=VALUE"),
+    "a key twice": ("mini/mini.env", "\nLR=1e-3", "\nLR=1e-3\nLR=1e-4", "set twice"),
+    "a key of another layer": ("mini/mini.env", "\nLR=1e-3", "\nLR=1e-3\nSTEPS=5", "already set"),
+    "a misspelt key": ("mini/mini.env", "\nLR=1e-3", "\nLR=1e-3\nMIM_LR=1", "did you mean MIN_LR"),
+    "a missing key": ("mini/mini.env", "\nMIN_LR=1e-5", "", "MIN_LR is missing"),
+    "no number": ("mini/mini.env", "\nLR=1e-3", "\nLR=fast", "LR=fast is not valid"),
+    "an unknown engine": ("mini/mini.env", "ENGINE=automodel", "ENGINE=bert", "ENGINE=bert is not valid"),
+    "GPUs that do not divide": ("mini/mini.env", "\nTP=1", "\nTP=3", "do not divide by TP*CP*PP=3"),
     "a batch that does not divide": (
-        "mini.round1.env",
+        "mini/round1.env",
         "GLOBAL_BATCH=8",
         "GLOBAL_BATCH=6",
         "GLOBAL_BATCH=6 does not divide",
     ),
-    "experts that do not divide": ("mini.env", "\nEP=1", "\nEP=2\nETP=1", "do not divide by ETP*EP*PP=2"),
-    "a step never saved": ("mini.round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
-    "a step after the end": ("mini.round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
-    "a step twice": ("mini.round1.env", "=40,50,60", "=40,50,50", "must ascend"),
-    "a rising rate": ("mini.env", "MIN_LR=1e-5", "MIN_LR=1e-2", "MIN_LR=1e-2 is above"),
-    "a long warm-up": ("mini.round1.env", "WARMUP=5", "WARMUP=60", "not shorter than STEPS"),
-    "half a RoPE patch": ("mini.env", "ROPE_THETA=500000.0\n", "", "go together"),
-    "a long sequence": ("mini.round1.env", "SEQ_LEN=256", "SEQ_LEN=262144", "exceeds MAX_POSITIONS"),
+    "experts that do not divide": ("mini/mini.env", "\nEP=1", "\nEP=2\nETP=1", "do not divide by ETP*EP*PP=2"),
+    "a step never saved": ("mini/round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
+    "a step after the end": ("mini/round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
+    "a step twice": ("mini/round1.env", "=40,50,60", "=40,50,50", "must ascend"),
+    "a rising rate": ("mini/mini.env", "MIN_LR=1e-5", "MIN_LR=1e-2", "MIN_LR=1e-2 is above"),
+    "a long warm-up": ("mini/round1.env", "WARMUP=5", "WARMUP=60", "not shorter than STEPS"),
+    "half a RoPE patch": ("mini/mini.env", "ROPE_THETA=500000.0\n", "", "go together"),
+    "a long sequence": ("mini/round1.env", "SEQ_LEN=256", "SEQ_LEN=262144", "exceeds MAX_POSITIONS"),
     "RoPE of a plain base": (
-        "qwen14b.env",
+        "openmath/qwen14b.env",
         "CP=2",
         "CP=2\nROPE_THETA=500000.0\nMAX_POSITIONS=131072",
         "not a Math base",
     ),
-    "a sequence that does not split": ("round1.env", "SEQ_LEN=32768", "SEQ_LEN=32760", "does not divide by 2*CP*TP"),
-    "context parallel, unpacked": ("round1.env", "PACKING=true", "PACKING=false", "needs PACKING=true"),
+    "a sequence that does not split": (
+        "openmath/common.env",
+        "SEQ_LEN=32768",
+        "SEQ_LEN=32760",
+        "does not divide by 2*CP*TP",
+    ),
+    "context parallel, unpacked": ("openmath/common.env", "PACKING=true", "PACKING=false", "needs PACKING=true"),
     "a bad list of splits": (
-        "mini.round1.env",
+        "mini/round1.env",
         "SPLITS=cot,tir,genselect\nF",
         "SPLITS=cot,cot\nF",
         "SPLITS=cot,cot is not valid",
@@ -122,7 +127,7 @@ BROKEN = {  # name: (file, old, new, words of the message)
 def test_nonsense_is_refused_before_anything_is_written(what: str, repo: Repo) -> None:
     file, old, new, words = BROKEN[what]
     repo.edit(f"recipes/{file}", old, new)
-    model = "qwen14b" if file in ("qwen14b.env", "round1.env") else "mini"
+    model = "qwen14b" if file.startswith("openmath/") else "mini"
     failed(repo.call("scripts/submit.sh", "train", model, "1"), words, status=(2,))
     assert not repo.work.exists()
     assert not (repo.root / "pwned").exists()
@@ -290,33 +295,49 @@ def test_both_engines_of_the_corrected_variant_train_on_the_same_data(model: str
     assert len(folders) == 1 and Paths("w", model, "published", published).data not in folders
 
 
-def test_the_layers_of_a_family() -> None:
-    """A family's name is what stands before the first hyphen of a model's; a model's own layer goes before it."""
+def test_a_recipe_is_three_files_of_one_folder() -> None:
     for model, round_, names in (
-        ("reasoning-lora", "1", ["reasoning.common.env", "reasoning.round1.env"]),
-        ("reasoning-full", "published", ["reasoning.common.env", "reasoning.roundpublished.env"]),
-        ("llama3-sft", "nemo2", ["llama3.common.env", "llama3.roundnemo2.env"]),
-        ("llama31-8b", "1", ["common.env", "llama31-8b.round1.env"]),
-        ("qwen3-30b-a3b", "1", ["common.env", "qwen3-30b-a3b.round1.env"]),
-        ("qwen7b", "2", ["common.env", "round2.env"]),
-        ("tiny", "1", ["common.env", "tiny.round1.env"]),
+        ("reasoning-lora", "1", ["reasoning/common", "reasoning/round1", "reasoning/reasoning-lora"]),
+        ("reasoning-full", "published", ["reasoning/common", "reasoning/roundpublished", "reasoning/reasoning-full"]),
+        ("llama31-8b", "1", ["nemo-skills/common", "nemo-skills/round1", "nemo-skills/llama31-8b"]),
+        ("qwen7b", "2", ["openmath/common", "openmath/round2", "openmath/qwen7b"]),
+        ("tiny", "1", ["tiny/common", "tiny/round1", "tiny/tiny"]),
     ):
-        assert [path.name for path in files(model, round_)] == [*names, f"{model}.env"]
-    assert not [name for name in models() if "round" in name or "common" in name or name == "reasoning"]
+        found = files(model, round_)
+        assert [str(path.relative_to(ROOT / "recipes").with_suffix("")) for path in found] == names
+    assert not [name for name in models() if "round" in name or name == "common"]
 
 
-def test_a_model_of_a_family_may_have_a_layer_of_its_own(repo: Repo) -> None:
-    shutil.copy(repo.root / "recipes/reasoning.round1.env", repo.root / "recipes/reasoning-full.round1.env")
-    repo.edit("recipes/reasoning-full.round1.env", "CURATE_VAL_ROWS=1024", "CURATE_VAL_ROWS=512")
-    assert "\nCURATE_VAL_ROWS=512\n" in ok(repo.python("tools/recipe", "reasoning-full", "1"))
-    assert "\nCURATE_VAL_ROWS=1024\n" in ok(repo.python("tools/recipe", "reasoning-lora", "1"))
-    assert "reasoning-full.round1" not in ok(repo.python("tools/recipe", "--models"))
-    repo.edit("recipes/reasoning.common.env", "\nSEED=1234", "\nSEED=1234\nENGINE=automodel")
-    failed(repo.python("tools/recipe", "reasoning-lora", "1"), "ENGINE is already set in another layer", status=(2,))
-    (repo.root / "recipes/llama3.round1.env").unlink()
-    (repo.root / "recipes/round1.env").unlink()
-    words = "recipes/llama3-sft.env: ROUNDS names 1, but there is no recipes/round1.env; write it"
-    failed(repo.python("tools/recipe", "llama3-sft", "1"), words, status=(2,))
+def test_every_file_of_recipes_is_one_of_a_recipe() -> None:
+    """No file is left over, and no model names a round that has no file."""
+    used = {path for model, round_ in RUNS for path in files(model, round_)}
+    assert used == {path for path in (ROOT / "recipes").glob("*/*.env") if path.parent.suffix != ".example"}
+    assert not list((ROOT / "recipes").glob("*.env"))
+
+
+def test_what_two_families_have_from_one_source_is_the_same() -> None:
+    """Optimizer and schedule of NeMo-Skills' sft.yaml stand in two folders, and the demos say that theirs are these."""
+    keys = ("SEED", "LR_SCHEDULE", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_BETA1", "ADAM_BETA2", "ADAM_EPS", "CLIP_GRAD")
+    models_ = ("qwen7b", "llama31-8b", "tiny", "tiny-reasoning", "tiny-nemo-rl")
+    assert len({tuple(load(model, "1")[key] for key in keys) for model in models_}) == 1
+
+
+def test_a_folder_takes_nothing_from_another(repo: Repo) -> None:
+    """A copied recipe without its round is refused: it does not train another family's schedule."""
+    show = ("tools/recipe", "llama3-sft", "1")
+    repo.edit("recipes/reasoning/common.env", "\nSEED=1234", "\nSEED=1234\nENGINE=automodel")
+    words = "ENGINE is already set in another file of the recipe"
+    failed(repo.python("tools/recipe", "reasoning-lora", "1"), words, status=(2,))
+    (repo.root / "recipes/llama3/round1.env").unlink()
+    words = "recipes/llama3/llama3-sft.env: ROUNDS names 1, but there is no recipes/llama3/round1.env; write it"
+    failed(repo.python(*show), words, status=(2,))
+    (repo.root / "recipes/llama3/round1.env").write_text("")
+    (repo.root / "recipes/llama3/common.env").unlink()
+    words = "recipes/llama3/llama3-sft.env: there is no recipes/llama3/common.env; write it"
+    failed(repo.python(*show), words, status=(2,))
+    shutil.copy(repo.root / "recipes/llama3/llama3-sft.env", repo.root / "recipes/tiny/llama3-sft.env")
+    words = "recipes/tiny/llama3-sft.env: recipes/llama3/llama3-sft.env is called so, too; rename one"
+    failed(repo.python(*show), words, status=(2,))
 
 
 def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
@@ -336,16 +357,15 @@ def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
 def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
     before = set(models())
     assert "custom" not in before and not any("example" in name for name in before)
-    for name in ("custom.env", "custom.round1.env"):
-        shutil.copy(repo.root / f"recipes/{name}.example", repo.root / f"recipes/{name}")
+    shutil.copytree(repo.root / "recipes/custom.example", repo.root / "recipes/custom")
     shown = ok(repo.call("make", "-s", "show", "MODEL=custom"))
     assert "\nDATASET=mydata\n" in shown
     assert "policy.model_name=" in ok(repo.call("make", "-s", "show", "MODEL=custom", "ENGINE_CONFIG=1"))
     # What the template only mentions is valid, too, where it goes with the rest.
-    for name in ("custom.env", "custom.round1.env"):
-        path = repo.root / f"recipes/{name}"
+    for name in ("custom.env", "round1.env"):
+        path = repo.root / f"recipes/custom/{name}"
         path.write_text(re.sub(r"^#([A-Z]+[A-Z_]*=)", r"\1", path.read_text(), flags=re.MULTILINE))
-    repo.edit("recipes/custom.env", "\nEP=1", "\nEP=2")
+    repo.edit("recipes/custom/custom.env", "\nEP=1", "\nEP=2")
     shown = {line.split("=")[0] for line in ok(repo.python("tools/recipe", "custom", "1")).splitlines()}
     # Those of a random model, of the data of OpenMathReasoning and the tutorials, and of other engines are not in it.
     other = ("RANDOM_", "FILTER_", "GENERATE_", "EVAL_", "CURATE_", "LORA_")
@@ -381,7 +401,7 @@ def test_the_second_rounds_filter_is_upstreams_and_of_one_tokenizer() -> None:
 
 
 def test_filter_keys_go_together(repo: Repo) -> None:
-    repo.edit("recipes/round2.env", "FILTER_MIN_TOKENS=5000\n", "")
+    repo.edit("recipes/openmath/round2.env", "FILTER_MIN_TOKENS=5000\n", "")
     failed(repo.python("tools/recipe", "qwen7b", "2"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS; set both or none")
-    repo.edit("recipes/round1.env", "FILTER_SPLITS=none", "FILTER_SPLITS=none\nFILTER_MIN_TOKENS=5")
+    repo.edit("recipes/openmath/round1.env", "FILTER_SPLITS=none", "FILTER_SPLITS=none\nFILTER_MIN_TOKENS=5")
     failed(repo.python("tools/recipe", "qwen7b", "1"), "FILTER_MIN_TOKENS goes with FILTER_SPLITS")

@@ -81,9 +81,9 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
 
     To spend a minute without computing for one, the workers of the first link are stopped for most of it.
     """
-    slurm.edit("recipes/mini.round1.env", "STEPS=60", "STEPS=400")
-    slurm.edit("recipes/mini.round1.env", "SAVE_EVERY=10", "SAVE_EVERY=100")
-    slurm.edit("recipes/mini.round1.env", "=40,50,60", "=300,400")
+    slurm.edit("recipes/mini/round1.env", "STEPS=60", "STEPS=400")
+    slurm.edit("recipes/mini/round1.env", "SAVE_EVERY=10", "SAVE_EVERY=100")
+    slurm.edit("recipes/mini/round1.env", "=40,50,60", "=300,400")
     jobs = submit(slurm, SBATCH_TIMELIMIT="1", SAVE_RESERVE="0")
     assert [name for name, _ in jobs] == ["train", "train", "convert", "convert", "average", "eval", "results"]
     first, second = jobs[0][1], jobs[1][1]

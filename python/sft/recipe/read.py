@@ -1,8 +1,7 @@
-"""Read a recipe: the only reader of recipes/*.env in Python.
+"""Read a recipe: the only reader of recipes/ in Python.
 
-A recipe is three files with disjoint keys: common.env, the round's schedule (round<N>.env) and <model>.env. For the
-first two a model may have its own (<model>.round<N>.env), or share one with its family (reasoning.common.env,
-reasoning.round1.env), which is its name up to the first hyphen.
+A recipe is three files of one folder, with disjoint keys: common.env, what all its models and rounds share;
+round<N>.env, the data and schedule of a round; and <model>.env. No folder takes anything from another.
 """
 
 import difflib
@@ -12,16 +11,33 @@ from pathlib import Path
 from sft.lib.errors import usage
 from sft.lib.files import ROOT
 from sft.recipe.checks import check
-from sft.recipe.keys import KEYS, NAME, Recipe
+from sft.recipe.keys import KEYS, Recipe
 
 RECIPES = ROOT / "recipes"
-# What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.
+# What bash's source and we read alike: no blanks, quotes, '$' or '#', nothing to expand.
 LINE = re.compile(r"([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)")
 
 
+def paths_of() -> dict[str, Path]:
+    """Model -> its file. Raises Failure (status 2) for a name that two folders have."""
+    found: dict[str, Path] = {}
+    for path in sorted(RECIPES.glob("*/*.env")):
+        name = path.name.removesuffix(".env")
+        if path.parent.suffix == ".example" or name == "common" or name.startswith("round"):
+            continue
+        if name in found:
+            usage(f"{path.relative_to(ROOT)}: {found[name].relative_to(ROOT)} is called so, too; rename one")
+        found[name] = path
+    return found
+
+
 def models() -> list[str]:
-    names = (p.name.removesuffix(".env") for p in RECIPES.glob("*.env"))
-    return sorted(n for n in names if not re.search(r"(^|\.)(round|common)", n))
+    return sorted(paths_of())
+
+
+def rounds(model: str) -> list[str]:
+    """The rounds of a known model."""
+    return read_file(paths_of()[model]).get("ROUNDS", "").split(",")
 
 
 def read_file(path: Path) -> Recipe:
@@ -48,25 +64,18 @@ def read_file(path: Path) -> Recipe:
 
 def files(model: str, round_: str) -> list[Path]:
     """The three files of a recipe; Failure (status 2) for an unknown model or round."""
-    known = models()
-    if not NAME.fullmatch(model) or model not in known:
-        usage(f"no recipe named {model!r}; known models: {' '.join(known)}")
-    path = RECIPES / f"{model}.env"
-    rounds = read_file(path).get("ROUNDS", "").split(",")
-    shared = RECIPES / f"round{round_}.env"
-    if round_ not in rounds:
-        usage(f"{model} has no round {round_!r}; known rounds: {' '.join(rounds)}")
-    layer = layer_of(f"round{round_}.env", model)
-    if not layer.is_file():
-        usage(f"{path.relative_to(ROOT)}: ROUNDS names {round_}, but there is no {shared.relative_to(ROOT)}; write it")
-    return [layer_of("common.env", model), layer, path]
-
-
-def layer_of(name: str, model: str) -> Path:
-    """The file of a layer: the model's own, else its family's, else the one of all."""
-    family = model.partition("-")[0]
-    own = [path for owner in (model, family) if (path := RECIPES / f"{owner}.{name}").is_file()]
-    return [*own, RECIPES / name][0]
+    known = paths_of()
+    if model not in known:
+        usage(f"no recipe named {model!r}; known models: {' '.join(sorted(known))}")
+    path = known[model]
+    if round_ not in rounds(model):
+        usage(f"{model} has no round {round_!r}; known rounds: {' '.join(rounds(model))}")
+    layers = [path.with_name("common.env"), path.with_name(f"round{round_}.env")]
+    for layer in layers:
+        if not layer.is_file():
+            why = "" if layer.name == "common.env" else f"ROUNDS names {round_}, but "
+            usage(f"{path.relative_to(ROOT)}: {why}there is no {layer.relative_to(ROOT)}; write it")
+    return [*layers, path]
 
 
 def load(model: str, round_: str) -> Recipe:
@@ -75,7 +84,7 @@ def load(model: str, round_: str) -> Recipe:
     for path in files(model, round_):
         for key, value in read_file(path).items():
             if key in recipe:
-                usage(f"{path.relative_to(ROOT)}: {key} is already set in another layer; every key has one home")
+                usage(f"{path.relative_to(ROOT)}: {key} is already set in another file of the recipe; keep one")
             recipe[key] = value
     check(model, recipe)
     return recipe
