@@ -26,17 +26,10 @@ ifneq ($(unknown),)
   $(error there is no option $(unknown); options: $(OPTIONS))
 endif
 
-# The recipe as make reads it; the scripts read it for everything else, and a test holds the three readers together.
-ifeq ($(MAKECMDGOALS),show-make)
-  RECIPE := $(shell python3 -Es python/recipe.py '$(MODEL)' '$(ROUND)' --files)
-  include $(RECIPE)
-  KEYS := $(shell sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' $(RECIPE) | LC_ALL=C sort)
-endif
-
 # A dry run needs no environment.
 venv := $(if $(DRY_RUN),,setup)
 
-.PHONY: help demo test test-slow check-nemo2 check-nemo-rl bench gpu-bench setup container show show-make plan data sft-data eval-data report inspect model cache train convert average eval generate results status clean
+.PHONY: help demo test test-slow check-nemo2 check-nemo-rl bench gpu-bench setup container show plan data sft-data eval-data report inspect model cache train convert average eval generate results status clean
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]\n"} \
@@ -53,8 +46,6 @@ show: need-model ## print a recipe; ENGINE_CONFIG=1: the engine's own configurat
 	@scripts/show.sh "$$MODEL" "$$ROUND"
 plan: need-model ## tokens, FLOPs, GPU hours, jobs, memory and disk that a recipe will take
 	@scripts/plan.sh "$$MODEL" "$$ROUND"
-show-make: need-model
-	@$(foreach key,$(KEYS),echo '$(key)=$($(key))';)
 
 data: need-model $(venv) ## make or download the data, filter, format and shuffle it, report on it
 	@scripts/data.sh "$$MODEL" "$$ROUND"

@@ -1,8 +1,9 @@
 """Read, check and print a recipe: the only reader of recipes/*.env in Python.
 
     python3 python/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
-    python3 python/recipe.py qwen7b 1 --files    # the files that hold them, for make and bash
+    python3 python/recipe.py qwen7b 1 --files    # the files that hold them, for bash
     python3 python/recipe.py --models            # the known models
+    python3 python/recipe.py --keys              # every key that a recipe may have
 
 A recipe is three files with disjoint keys: common.env, the round's schedule (round<N>.env) and <model>.env. For the
 first two a model may have its own (<model>.round<N>.env), or share one with its family (reasoning.common.env,
@@ -18,7 +19,7 @@ from typing import Any
 from lib import ROOT, Failure, read_done, read_json, run, usage
 
 RECIPES = ROOT / "recipes"
-# What make's include, bash's source and we all read alike: no blanks, quotes, '$' or '#', nothing to expand.
+# What bash's source and we read alike: no blanks, quotes, '$' or '#', nothing to expand.
 LINE = re.compile(r"([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)")
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
@@ -486,9 +487,12 @@ def main() -> None:
     arguments.add_argument("round", nargs="?")
     arguments.add_argument("--files", action="store_true", help="print the recipe's files")
     arguments.add_argument("--models", action="store_true", help="print the known models")
+    arguments.add_argument("--keys", action="store_true", help="print every key that a recipe may have")
     args = arguments.parse_args()
     if args.models:
         print("\n".join(models()))
+    elif args.keys:
+        print("\n".join(KEYS))
     elif args.model is None or args.round is None:
         usage("say which MODEL and ROUND; known models: " + " ".join(models()))
     else:

@@ -10,7 +10,6 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-unset SCHEMA # of the environment: the recipe says whose rows they are
 open_stage "$@"
 case ${SCHEMA:-openmath} in
     nemotron) prepare=curate known=(tokenizer=TOKENIZER lang-model=LANG_MODEL lang-model-url=LANG_MODEL_URL workers=WORKERS) ;;

@@ -40,23 +40,18 @@ load_cluster() {
     done <"$ROOT/cluster.env"
 }
 
-# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable.
+# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable, and no other key is one: the
+# environment may have any of them.
 load_recipe() {
-    local files file
+    local keys files file
     files=$(python3 "$ROOT/python/recipe.py" --files -- "$1" "$2") || exit 2
+    mapfile -t keys < <(python3 "$ROOT/python/recipe.py" --keys)
+    wait $! || exit
+    unset "${keys[@]}"
     while IFS= read -r file; do
         # shellcheck source=/dev/null
         . "$file"
     done <<<"$files"
-}
-
-# show_recipe MODEL ROUND: the recipe as the shell reads it.
-show_recipe() {
-    local files key
-    load_recipe "$@"
-    mapfile -t files < <(python3 "$ROOT/python/recipe.py" --files -- "$1" "$2")
-    sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' "${files[@]}" | LC_ALL=C sort |
-        while read -r key; do printf '%s=%s\n' "$key" "${!key}"; done
 }
 
 # dry: whether commands are to be printed, not run.

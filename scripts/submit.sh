@@ -21,7 +21,6 @@ help_on_request "$@"
 [[ $# == 3 ]] || usage 'wrong number of arguments; usage: submit.sh STAGE MODEL ROUND'
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
-unset SCHEMA # of the environment: the recipe says whether it has one
 load_recipe "$MODEL" "$ROUND"
 check_options
 site_options
