@@ -10,13 +10,13 @@
 # DRY_RUN=1                        print the exact commands instead
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
+load_cluster
 # shellcheck source=scripts/runtime.sh
 . "$ROOT/scripts/runtime.sh"
-help_on_request "$@"
 [[ $# == 1 && -n $1 ]] || usage "say which image, e.g. make container ENGINE=cpu; engines: $(container_engines)"
 ENGINE=$1
-load_cluster
-RUNTIME=${CONTAINER_RUNTIME:-none}
+RUNTIME=$CONTAINER_RUNTIME
 
 # find_builder: BUILDER, or the first that is installed of those whose images the runtime can see.
 find_builder() {

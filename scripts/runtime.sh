@@ -6,6 +6,7 @@
 # CONTAINER_IMAGE=...                in place of the image that make container made; a file or a reference
 # CONTAINER_MOUNTS=src[:dst[:ro]],...   more folders than WORK, the code and HF_HOME
 # BASE_IMAGE=...                     the image was made from this base (see container.sh)
+load_defaults
 
 # pinned NAME: a value of docker/versions.env.
 pinned() { sed -n "s/^$1=//p" "$ROOT/docker/versions.env"; }
@@ -47,17 +48,12 @@ container_tag() {
     } | sha256sum | cut -c1-12
 }
 
-check_runtime() {
-    [[ ${CONTAINER_RUNTIME:-none} =~ ^(pyxis|enroot|apptainer|docker|podman|none)$ ]] ||
-        usage "CONTAINER_RUNTIME=$CONTAINER_RUNTIME; it is pyxis, enroot, apptainer, docker, podman or none"
-}
-
 # container_target ENGINE: where make container puts ENGINE's image for CONTAINER_RUNTIME: a file, or a local reference.
 container_target() {
     local tag suffix=''
-    check_runtime
+    check_option CONTAINER_RUNTIME
     tag=$(container_tag "$1") || exit
-    case ${CONTAINER_RUNTIME:-none} in
+    case $CONTAINER_RUNTIME in
         pyxis | enroot) suffix=sqsh ;;
         apptainer) suffix=sif ;;
     esac
@@ -137,8 +133,8 @@ container_names() {
 # container ENGINE: sets SRUN_CONTAINER, options for srun; BOX, the words before a command; and BOX_PYTHON, the Python
 # that has the engine. Variables reach the process by name: no value, so no secret, is ever on a command line.
 container() {
-    local runtime=${CONTAINER_RUNTIME:-none} image mounts names=() mount name flag fields
-    check_runtime
+    local runtime=$CONTAINER_RUNTIME image mounts names=() mount name flag fields
+    check_option CONTAINER_RUNTIME
     # shellcheck disable=SC2034 # for the caller
     case $runtime-$1 in
         none-*) BOX_PYTHON=$VENV/bin/python ;;

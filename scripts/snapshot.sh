@@ -13,6 +13,7 @@ fi
 
 lib() { PYTHONPATH=python python3 -c "import json, lib; $1"; }
 mapfile -t code < <(lib 'print(*lib.CODE, sep="\n")')
+code+=(cluster.env.example) # the options' defaults
 identity=$(lib 'print(json.dumps(lib.code_identity()))')
 commit=$(lib 'print(lib.code_identity()["commit"][:12])')
 pack=(tar --sort=name --owner=0 --group=0 --mtime=@0 --exclude=__pycache__ -c)

@@ -22,11 +22,20 @@ help_on_request "$@"
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
 load_recipe "$MODEL" "$ROUND"
-check_options
+check_options "$STAGE"
+load_defaults
 site_options
 # What has a SCHEMA and one step to average ends with that step (recipe.Paths.final).
 ending=average
 if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
+# What no stage of this chain would look at.
+[[ -z ${MERGE:-} || $STAGE != @(train|convert) || -n ${LORA_RANK:-} ]] || usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
+[[ -z ${REMOVE_AFTER_AVERAGE:-} || $STAGE != train || $ending == average ]] ||
+    usage "recipe $MODEL averages nothing; leave out REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE"
+for name in EVAL_ROWS EVAL_BATCH; do
+    [[ -z ${!name:-} || $STAGE != train || -n ${EVAL_SET:-} ]] ||
+        usage "recipe $MODEL names no EVAL_SET, hence evaluates nothing; leave out $name=${!name}"
+done
 case $STAGE in
     train)
         stages=(train convert)
@@ -47,30 +56,17 @@ if [[ $ENGINE == nemo-rl ]]; then
 elif [[ $STAGE == cache ]]; then
     usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
 fi
-LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
-[[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"
 [[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
     die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
 [[ $ENGINE != nemo-rl || $LAUNCHER == slurm || $STAGE != train ]] ||
     usage "engine nemo-rl trains in Slurm jobs, also on a single node; use LAUNCHER=slurm"
-if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --jobs) || exit; fi
-[[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99, or auto"
-[[ ${RUN_AFTER:-1} =~ ^[0-9]+(,[0-9]+)*$ ]] || usage "RUN_AFTER=$RUN_AFTER; give job ids with commas between"
-[[ ${CONVERSION_STEP:-last} =~ ^([1-9][0-9]*|last)$ ]] || usage "CONVERSION_STEP=$CONVERSION_STEP; give a saved step, or last"
-[[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
-[[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
+if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/tool.sh" plan "$MODEL" "$ROUND" --jobs) || exit; fi
 if [[ $ENGINE == nemo-rl ]]; then
     # shellcheck source=scripts/engines/nemo-rl.sh
     . "$ROOT/scripts/engines/nemo-rl.sh"
     check_ray_cpus
 fi
-[[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
-for name in EVAL_ROWS EVAL_BATCH; do
-    [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || usage "$name=${!name}; give a number from 1 up"
-done
-[[ ${SAVE_RESERVE:-120} =~ ^[0-9]+$ ]] || usage "SAVE_RESERVE=$SAVE_RESERVE; give seconds"
-
 # check_inputs: what the first stage reads is there, so that nothing is queued in vain.
 check_inputs() {
     local again="MODEL=$MODEL ROUND=$ROUND" step
@@ -105,7 +101,7 @@ check_inputs() {
 
 # check_container: the engine's image is there, and what it mounts; docker and podman have them on the nodes.
 check_container() {
-    local where=$LAUNCHER-${CONTAINER_RUNTIME:-none}
+    local where=$LAUNCHER-$CONTAINER_RUNTIME
     if [[ $where == local-pyxis ]]; then usage "CONTAINER_RUNTIME=pyxis is srun's; use LAUNCHER=slurm, or another runtime"; fi
     if [[ $where == slurm-docker || $where == slurm-podman ]]; then return; fi
     # shellcheck source=scripts/engines/automodel.sh
@@ -147,8 +143,8 @@ put() {
         cmd+=("${GPUS_OPTION[@]}")
     fi
     if [[ $1 == train && -n ${TIME_MIN:-} ]]; then cmd+=(--time-min="$TIME_MIN"); fi
-    if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="${MAIL_TYPE:-END,FAIL}"); fi
-    if [[ ${EXCLUSIVE:-yes} == yes ]]; then cmd+=(--exclusive); fi
+    if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="$MAIL_TYPE"); fi
+    if [[ $EXCLUSIVE == yes ]]; then cmd+=(--exclusive); fi
     if [[ -n $2 ]]; then cmd+=(--dependency="$2"); fi
     # Cancelled, not pending for ever, when what it waits for has failed.
     if [[ $2 == *afterok:* ]]; then cmd+=(--kill-on-invalid-dep=yes); fi
