@@ -5,10 +5,12 @@
 # LAUNCHER=slurm  JOBS training links, each after the one before however that ended (a time-out is normal; a link that
 #                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded.
 #                 Engine nemo-rl converts the base model first; conversions of several steps run side by side
-# JOBS=auto       as many links as make plan says
+# JOBS=n|auto     so many links, or as many as make plan says
 # RUN_AFTER=id,id     start only after these jobs, if they succeed
 # CONVERSION_STEP=n   make convert: this step, or last, in place of AVERAGE_STEPS
-# KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
+# KEEP_CHECKPOINTS=saved|all|needed   what a link of engine nemo-rl keeps: all but superseded time-out saves (default), all,
+#                 or only AVERAGE_STEPS
+# LINK_STEPS=n    the steps of a link of engine automodel or nemo2, 0 for no limit (default)
 # SBATCH_ARGS, GPUS_FLAG               more of sbatch's options, and how GPUs are asked for: see slurm.sh
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
@@ -29,7 +31,8 @@ site_options
 ending=average
 if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
 # What no stage of this chain would look at.
-[[ -z ${MERGE:-} || $STAGE != @(train|convert) || -n ${LORA_RANK:-} ]] || usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
+[[ -z ${MERGE:-} || $STAGE != @(train|convert) || -n ${LORA_RANK:-} ]] ||
+    usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
 [[ -z ${REMOVE_AFTER_AVERAGE:-} || $STAGE != train || $ending == average ]] ||
     usage "recipe $MODEL averages nothing; leave out REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE"
 for name in EVAL_ROWS EVAL_BATCH; do
@@ -56,6 +59,11 @@ if [[ $ENGINE == nemo-rl ]]; then
 elif [[ $STAGE == cache ]]; then
     usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
 fi
+if [[ $LAUNCHER == local ]]; then
+    for name in JOBS RUN_AFTER TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE "${!SBATCH_@}"; do
+        if given "$name"; then usage "$name=${!name} is for Slurm's jobs; use LAUNCHER=slurm, or leave it out"; fi
+    done
+fi
 [[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
     die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
@@ -67,6 +75,7 @@ if [[ $ENGINE == nemo-rl ]]; then
     . "$ROOT/scripts/engines/nemo-rl.sh"
     check_ray_cpus
 fi
+
 # check_inputs: what the first stage reads is there, so that nothing is queued in vain.
 check_inputs() {
     local again="MODEL=$MODEL ROUND=$ROUND" step

@@ -99,11 +99,12 @@ refused() {
     refused "ROUND is for make " demo ROUND=2
     refused "TRACE is for make check-nemo-rl; leave it out of make check-nemo2" check-nemo2 TRACE=x
     refused "ENGINE comes from recipes/; copy recipes/tiny.env to try another value" train MODEL=tiny ENGINE=cpu
-    for option in LINK_STEPS=5; do
-        refused "error: $option: engine nemo-rl of this recipe takes no notice of it, only automodel and nemo2; leave it out" \
-            train MODEL=qwen7b LAUNCHER=slurm "$option"
-        run env "$option" DRY_RUN=1 WORK="$TMP/w" LAUNCHER=slurm scripts/submit.sh train qwen7b 1
-        [ "$status" -eq 2 ]
+    refused "error: LINK_STEPS=5: engine nemo-rl of this recipe takes no notice of it, only automodel and nemo2; leave it out" \
+        train MODEL=qwen7b LAUNCHER=slurm LINK_STEPS=5
+    run env LINK_STEPS=5 DRY_RUN=1 WORK="$TMP/w" LAUNCHER=slurm scripts/submit.sh train qwen7b 1
+    [ "$status" -eq 2 ]
+    for option in JOBS=3 RUN_AFTER=7 TIME_MIN=1:00 MAIL_USER=me EXCLUSIVE=no SBATCH_QOS=x SBATCH_ARGS=--hold; do
+        refused "error: $option is for Slurm's jobs; use LAUNCHER=slurm, or leave it out" train MODEL=tiny "$option"
     done
     for round in 1 nemo2; do
         for option in KEEP_CHECKPOINTS=all PROFILE_STEPS=3:5; do
