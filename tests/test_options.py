@@ -70,6 +70,12 @@ def test_python_has_the_same_default(name: str, pattern: str) -> None:
     assert found and set(found) <= {DEFAULTS[name], f"{DEFAULTS[name]}.0"}, found
 
 
+def test_which_checkpoints_a_link_keeps_has_one_default() -> None:
+    shell = re.findall(r"\$\{KEEP_CHECKPOINTS:-(\w+)\}", "".join(code("scripts/**/*.sh", "sbatch/*").values()))
+    python = re.findall(r'"--keep", default="(\w+)"', "".join(code("python/**/*.py").values()))
+    assert {*shell, *python} == {"saved"} and python
+
+
 def test_an_option_stands_in_the_table_once_and_is_no_recipes_key(repo: Repo) -> None:
     names = [row[0] for row in ROWS]
     assert len(set(names)) == len(names) and all(len(row) >= 4 for row in ROWS)
