@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# container.sh ENGINE: build the engine's image from docker/ENGINE.Dockerfile; its smoke test is part of the build.
+# container.sh ENGINE: build the engine's image from docker/engine.Dockerfile, or docker/cpu.Dockerfile; its smoke test is
+# part of the build.
 #
 # CONTAINER_RUNTIME=pyxis|enroot   import it as WORK/images/ENGINE-<tag>.sqsh; apptainer: as .sif; else it stays in the
 #                                  builder's own store. <tag> stands for all that it is built from: nothing is built twice
@@ -9,13 +10,13 @@
 # DRY_RUN=1                        print the exact commands instead
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+help_on_request "$@"
+load_cluster
 # shellcheck source=scripts/runtime.sh
 . "$ROOT/scripts/runtime.sh"
-help_on_request "$@"
 [[ $# == 1 && -n $1 ]] || usage "say which image, e.g. make container ENGINE=cpu; engines: $(container_engines)"
 ENGINE=$1
-load_cluster
-RUNTIME=${CONTAINER_RUNTIME:-none}
+RUNTIME=$CONTAINER_RUNTIME
 
 # find_builder: BUILDER, or the first that is installed of those whose images the runtime can see.
 find_builder() {
@@ -100,6 +101,7 @@ import() {
 
 find_builder
 open_work
+file=$(container_file "$ENGINE") || exit
 base=$(container_base "$ENGINE")
 tag=$(container_tag "$ENGINE") || exit
 target=$(container_target "$ENGINE") || exit
@@ -110,7 +112,9 @@ log=$WORK/images/logs/$ENGINE-$tag.log
 read -ra extra <<<"${BUILDER_ARGS:-}"
 build=("$BUILDER" build)
 if [[ $BUILDER == buildah ]]; then build=(buildah bud); fi
-build+=("${extra[@]}" --build-arg BASE_IMAGE="$base" --tag "$image" --file "$ROOT/docker/$ENGINE.Dockerfile" "$ROOT")
+build+=("${extra[@]}" --build-arg BASE_IMAGE="$base")
+if [[ $ENGINE != cpu ]]; then build+=(--build-arg ENGINE="$ENGINE"); fi # a builder warns of one that the file does not take
+build+=(--tag "$image" --file "$ROOT/$file" "$ROOT")
 
 if dry; then
     show "$BUILDER" pull "$base"
@@ -141,7 +145,7 @@ fi
 digest=$(base_digest) || digest=
 if ! has "$image"; then
     log "container: building $image; its log is $log"
-    run "${build[@]}" || die "the image of $ENGINE could not be built ($(reason)); see $log, mend docker/$ENGINE.Dockerfile"
+    run "${build[@]}" || die "the image of $ENGINE could not be built ($(reason)); see $log, mend $file"
 fi
 found=$(versions 2>>"$log") || die "$image holds no result of its smoke test; remove it and run this again"
 if [[ $target == /* ]]; then
@@ -160,7 +164,6 @@ PYTHONPATH=$ROOT/python python3 -c 'if True:
 ' "$record" "$ENGINE" "$base" "$digest" "$tag" "$found" || die "$record could not be written; check the space in WORK"
 log "container: $found"
 if [[ $base != *@sha256:* && -z ${BASE_IMAGE:-} && -n $digest ]]; then
-    key=${ENGINE^^}
-    log "container: the base was $digest; pin it in docker/versions.env as ${key//-/_}_DIGEST"
+    log "container: the base was $digest; pin it in docker/versions.env as $(container_key "$ENGINE")_DIGEST"
 fi
 log "container: $target is ready"

@@ -10,22 +10,18 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-unset SCHEMA # of the environment: the recipe says whose rows they are
-open_stage "$@"
-openmath=
+open_stage data "$@"
 case ${SCHEMA:-openmath} in
     nemotron) known=(tokenizer=TOKENIZER lang-model=LANG_MODEL lang-model-url=LANG_MODEL_URL workers=WORKERS) ;;
     dolly | squad) known=() ;;
-    *) openmath=1 known=(tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS) ;;
+    *) known=(tokenizer=TOKENIZER format=DATA_FORMAT form=DATA_FORM columns=DATA_COLUMNS workers=WORKERS) ;;
 esac
-for name in DATA_FORMAT DATA_FORM DATA_COLUMNS; do
-    if [[ -z $openmath && -n ${!name:-} ]]; then usage "$name=${!name} is for OpenMathReasoning's rows; leave it out"; fi
+for name in DATA_FORMAT DATA_FORM DATA_COLUMNS LANG_MODEL LANG_MODEL_URL WORKERS; do
+    if [[ " ${known[*]} " == *"=$name "* || -z ${!name:-} ]]; then continue; fi
+    # The others may be meant for other calls, or other stages.
+    if given "$name" || [[ $name == DATA_* ]]; then usage "$name=${!name} is not for the rows of recipe $MODEL; leave it out"; fi
 done
-options=()
-for pair in source=DATA_SRC "${known[@]}"; do
-    name=${pair#*=}
-    if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
-done
+options source=DATA_SRC "${known[@]}"
 lock "$WORK/data/.lock" 1 "make data below $WORK"
-stage data "${options[@]}"
+stage data "${OPTIONS[@]}"
 if [[ ${REPORT:-} != none ]]; then stage tools/report --if-possible ${TOKENIZER:+--tokenizer "$TOKENIZER"}; fi

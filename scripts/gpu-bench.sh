@@ -12,16 +12,12 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 load_cluster
-# Words are split at blanks and quotes as a shell does, but nothing is expanded or run.
-mapfile -d '' -t words < <(
-    python3 -c 'import shlex, sys; [print(word, end="\0") for word in shlex.split(sys.argv[1])]' "${ARGS:-}" 2>/dev/null
-)
-wait $! || usage "ARGS=$ARGS has a quote that is not closed; close it"
+split_args
 if [[ -z ${PYTHON:-} ]]; then
     open_venv
     PYTHON=$VENV/bin/python
 fi
-command=("$PYTHON" "$ROOT/tests/bench/gpu_bench.py" --work "${WORK:-$ROOT/work}" "${words[@]}" "$@")
+command=("$PYTHON" "$ROOT/tests/bench/gpu_bench.py" --work "${WORK:-$ROOT/work}" "${WORDS[@]}" "$@")
 if dry; then
     show "${command[@]}"
     exit

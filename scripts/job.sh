@@ -1,11 +1,11 @@
 # shellcheck shell=bash
-# Sourced by every sbatch file, with MODEL and ROUND as arguments: finds the code, the recipe and the folders.
+# Sourced by every sbatch file, with its STAGE, MODEL and ROUND as arguments: finds the code, the recipe and the folders.
 #
 # Slurm runs a copy of the sbatch file from its spool folder, so the code is found by CODE (set by submit.sh) or, when
 # the file was given to sbatch directly, by the folder of submission; such a job takes its own snapshot when it starts.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
-help_on_request "$@"
+help_on_request "${@:2}"
 open_stage "$@"
 RUN=$WORK/runs/$MODEL/round$ROUND
 if [[ ${SLURM_EXPORT_ENV:-} == NONE && -z ${CODE:-} ]]; then

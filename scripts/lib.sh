@@ -40,23 +40,29 @@ load_cluster() {
     done <"$ROOT/cluster.env"
 }
 
-# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable.
+# load_defaults: of every option that nothing has set, the default: what cluster.env.example has commented out. Not exported:
+# Python has its own, and a test holds the two together.
+load_defaults() {
+    local line name
+    while IFS= read -r line; do
+        [[ $line =~ ^#([A-Z][A-Z0-9_]*)=(.+)$ ]] || continue
+        name=${BASH_REMATCH[1]}
+        if [[ -z ${!name:-} ]]; then printf -v "$name" %s "${BASH_REMATCH[2]}"; fi
+    done <"$ROOT/cluster.env.example"
+}
+
+# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable, and no other key is one: the
+# environment may have any of them.
 load_recipe() {
-    local files file
+    local keys files file
     files=$(python3 "$ROOT/python/tools/recipe.py" --files -- "$1" "$2") || exit 2
+    mapfile -t keys < <(python3 "$ROOT/python/tools/recipe.py" --keys)
+    wait $! || exit
+    unset "${keys[@]}"
     while IFS= read -r file; do
         # shellcheck source=/dev/null
         . "$file"
     done <<<"$files"
-}
-
-# show_recipe MODEL ROUND: the recipe as the shell reads it.
-show_recipe() {
-    local files key
-    load_recipe "$@"
-    mapfile -t files < <(python3 "$ROOT/python/tools/recipe.py" --files -- "$1" "$2")
-    sed -n 's/^\([A-Z][A-Z0-9_]*\)=.*/\1/p' "${files[@]}" | LC_ALL=C sort |
-        while read -r key; do printf '%s=%s\n' "$key" "${!key}"; done
 }
 
 # dry: whether commands are to be printed, not run.
@@ -92,21 +98,67 @@ open_venv() {
 }
 pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 
-# check_options: of the environment, where a slip of the pen would cost something.
+# targets WHO: of make, with commas, for the words of options.txt.
+targets() {
+    local who=${1//recipe/chain,show,plan,data,eval-data,report,inspect,model,generate,status}
+    printf '%s\n' "${who//chain/cache,train,convert,average,eval,results}"
+}
+# heeds WHO TARGET: whether TARGET is one of them.
+heeds() { [[ $1 == all || ,$(targets "$1"), == *",$2,"* ]]; }
+
+# given NAME: whether it stands on make's command line, where it is meant for this call; cluster.env is for every recipe.
+given() { [[ " ${MAKE_GIVEN:-} " == *" $1 "* ]]; }
+
+# check_options STAGE: each option that STAGE heeds has a value that it may have, and the recipe's engine heeds it, too.
 check_options() {
-    [[ ${REMOVE_AFTER_AVERAGE:-1} == 1 ]] ||
-        usage "REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE; give 1 to remove the converted steps, or leave it out"
-    gpus_option 1
-    [[ ${MERGE:-1} == 1 ]] || usage "MERGE=$MERGE; give 1 to merge an adapter into its base, or leave it out"
+    local name who engines values advice
+    while read -r name who engines values advice; do
+        if [[ ! $name =~ ^[A-Z] || -z ${!name:-} ]] || ! heeds "$who" "$1"; then continue; fi
+        [[ $values == - || ${!name} =~ ^($values)$ ]] || usage "$name=${!name}; $advice"
+        if [[ $engines == - || ,$engines, == *",$ENGINE,"* ]]; then continue; fi
+        if ! given "$name" && grep -q "^#\{0,1\}$name=" "$ROOT/cluster.env.example"; then continue; fi
+        usage "$name=${!name}: engine $ENGINE of this recipe takes no notice of it, only ${engines//,/ and }; leave it out"
+    done <"$ROOT/scripts/options.txt"
 }
 
-# open_stage MODEL ROUND: everything that a stage needs before it can run: recipe, folders, Python.
+# check_option NAME: the value alone, of one option.
+check_option() {
+    local values advice
+    read -r _ _ _ values advice < <(grep "^$1 " "$ROOT/scripts/options.txt")
+    [[ -z ${!1:-} || ${!1} =~ ^($values)$ ]] || usage "$1=${!1}; $advice"
+}
+
+# options NAME=VARIABLE...: sets OPTIONS: --NAME VALUE for each VARIABLE that has one.
+options() {
+    local pair value
+    OPTIONS=()
+    for pair in "$@"; do
+        value=${pair#*=}
+        value=${!value:-}
+        case $value in
+            '') ;;
+            -*) OPTIONS+=("--${pair%%=*}=$value") ;; # else it would be taken for another option
+            *) OPTIONS+=("--${pair%%=*}" "$value") ;;
+        esac
+    done
+}
+
+# split_args: sets WORDS, the words of ARGS, split at blanks and quotes as a shell does; nothing is expanded or run.
+split_args() {
+    # shellcheck disable=SC2034 # for the caller
+    mapfile -d '' -t WORDS < <(
+        python3 -c 'import shlex, sys; [print(word, end="\0") for word in shlex.split(sys.argv[1])]' "${ARGS:-}" 2>/dev/null
+    )
+    wait $! || usage "ARGS=$ARGS has a quote that is not closed; close it"
+}
+
+# open_stage STAGE MODEL ROUND: everything that a stage needs before it can run: recipe, options, folders, Python.
 open_stage() {
-    [[ $# == 2 ]] || usage "wrong number of arguments; usage: ${0##*/} MODEL ROUND"
-    MODEL=$1 ROUND=$2
+    [[ $# == 3 ]] || usage "wrong number of arguments; usage: ${0##*/} MODEL ROUND"
+    MODEL=$2 ROUND=$3
     load_cluster
     load_recipe "$MODEL" "$ROUND"
-    check_options
+    check_options "$1"
     open_work
     open_venv
 }

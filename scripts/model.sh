@@ -5,7 +5,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-open_stage "$@"
+open_stage model "$@"
 lock "$WORK/models/.lock" 1 "make model below $WORK"
 options=()
 if [[ -n ${MODEL_SRC:-} ]]; then options+=(--source "$(realpath -ms -- "$MODEL_SRC")"); fi

@@ -6,46 +6,54 @@
 # CONTAINER_IMAGE=...                in place of the image that make container made; a file or a reference
 # CONTAINER_MOUNTS=src[:dst[:ro]],...   more folders than WORK, the code and HF_HOME
 # BASE_IMAGE=...                     the image was made from this base (see container.sh)
+load_defaults
 
 # pinned NAME: a value of docker/versions.env.
 pinned() { sed -n "s/^$1=//p" "$ROOT/docker/versions.env"; }
 
+container_key() { tr 'a-z-' 'A-Z_' <<<"$1"; } # of ENGINE there
+
 # container_base ENGINE: the reference of the image that ENGINE's is built on.
 container_base() {
-    local key=${1^^} image digest
-    key=${key//-/_}
+    local key image digest
+    key=$(container_key "$1")
     image=$(pinned "${key}_IMAGE") digest=$(pinned "${key}_DIGEST")
     # By digest alone where one is pinned: not every builder takes a reference with both.
     if [[ $digest != unset ]]; then image=${image%:*}@$digest; fi
     printf '%s\n' "${BASE_IMAGE:-$image}"
 }
 
+# container_file ENGINE: the Dockerfile of ENGINE's image.
+container_file() {
+    [[ ", $(container_engines), " == *", $1, "* ]] || usage "there is no image for engine '$1'; it is $(container_engines)"
+    if [[ $1 == cpu ]]; then printf 'docker/cpu.Dockerfile\n'; else printf 'docker/engine.Dockerfile\n'; fi
+}
+container_engines() {
+    local names
+    mapfile -t names < <(sed -n 's/_IMAGE=.*//p' "$ROOT/docker/versions.env" | tr 'A-Z_' 'a-z-' | LC_ALL=C sort)
+    printf -v names '%s, ' "${names[@]}"
+    printf '%s\n' "${names%, }"
+}
+
 # container_tag ENGINE: identifies the image by what it is built from.
 container_tag() {
-    local file=$ROOT/docker/$1.Dockerfile copied
-    [[ -f $file ]] || usage "there is no image for engine '$1'; it is $(container_engines)"
+    local file copied
+    file=$(container_file "$1") || exit
     # The files that the Dockerfile copies are all that it can see of the repository.
-    mapfile -t copied < <(awk '$1 == "COPY" { for (i = 2; i < NF; i++) print $i }' "$file")
+    mapfile -t copied < <(awk '$1 == "COPY" { for (i = 2; i < NF; i++) print $i }' "$ROOT/$file")
     {
+        printf '%s\n' "$1" # two engines may have the same base
         container_base "$1"
         (cd "$ROOT" && cat "$file" "${copied[@]}")
     } | sha256sum | cut -c1-12
-}
-container_engines() {
-    (cd "$ROOT/docker" && printf '%s\n' *.Dockerfile) | sed 's/\.Dockerfile$//' | LC_ALL=C sort | paste -sd, | sed 's/,/, /g'
-}
-
-check_runtime() {
-    [[ ${CONTAINER_RUNTIME:-none} =~ ^(pyxis|enroot|apptainer|docker|podman|none)$ ]] ||
-        usage "CONTAINER_RUNTIME=$CONTAINER_RUNTIME; it is pyxis, enroot, apptainer, docker, podman or none"
 }
 
 # container_target ENGINE: where make container puts ENGINE's image for CONTAINER_RUNTIME: a file, or a local reference.
 container_target() {
     local tag suffix=''
-    check_runtime
+    check_option CONTAINER_RUNTIME
     tag=$(container_tag "$1") || exit
-    case ${CONTAINER_RUNTIME:-none} in
+    case $CONTAINER_RUNTIME in
         pyxis | enroot) suffix=sqsh ;;
         apptainer) suffix=sif ;;
     esac
@@ -125,8 +133,8 @@ container_names() {
 # container ENGINE: sets SRUN_CONTAINER, options for srun; BOX, the words before a command; and BOX_PYTHON, the Python
 # that has the engine. Variables reach the process by name: no value, so no secret, is ever on a command line.
 container() {
-    local runtime=${CONTAINER_RUNTIME:-none} image mounts names=() mount name flag fields
-    check_runtime
+    local runtime=$CONTAINER_RUNTIME image mounts names=() mount name flag fields
+    check_option CONTAINER_RUNTIME
     # shellcheck disable=SC2034 # for the caller
     case $runtime-$1 in
         none-*) BOX_PYTHON=$VENV/bin/python ;;

@@ -63,9 +63,8 @@ job_number() { sed -nE 's/^([0-9]+)(;[^ ;]+)?$/\1/p; s/^Submitted batch job ([0-
 
 # gpus_option N: sets GPUS_OPTION, the words by which sbatch and srun give N GPUs of a node.
 gpus_option() {
-    local form=${GPUS_FLAG:-gpus-per-node} type=''
-    [[ $form =~ ^(none|(gpus-per-node|gres)(:[A-Za-z0-9_.-]+)?)$ ]] ||
-        usage "GPUS_FLAG=$form; it is gpus-per-node, gres, either with :TYPE, or none"
+    local form=${GPUS_FLAG:-} type=''
+    check_option GPUS_FLAG
     if [[ $form == *:* ]]; then type=${form#*:}: form=${form%%:*}; fi
     # shellcheck disable=SC2034 # for the caller
     case $form in

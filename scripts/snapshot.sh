@@ -13,6 +13,7 @@ fi
 
 done_py() { PYTHONPATH=python python3 -c "import json; from sft.lib.done import CODE, code_identity; $1"; }
 mapfile -t code < <(done_py 'print(*CODE, sep="\n")')
+code+=(cluster.env.example) # the options' defaults
 identity=$(done_py 'print(json.dumps(code_identity()))')
 commit=$(done_py 'print(code_identity()["commit"][:12])')
 pack=(tar --sort=name --owner=0 --group=0 --mtime=@0 --exclude=__pycache__ -c)

@@ -5,10 +5,12 @@
 # LAUNCHER=slurm  JOBS training links, each after the one before however that ended (a time-out is normal; a link that
 #                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded.
 #                 Engine nemo-rl converts the base model first; conversions of several steps run side by side
-# JOBS=auto       as many links as make plan says
+# JOBS=n|auto     so many links, or as many as make plan says
 # RUN_AFTER=id,id     start only after these jobs, if they succeed
 # CONVERSION_STEP=n   make convert: this step, or last, in place of AVERAGE_STEPS
-# KEEP_CHECKPOINTS=saved|all|needed   what a link keeps: all but superseded time-out saves, all, or only AVERAGE_STEPS
+# KEEP_CHECKPOINTS=saved|all|needed   what a link of engine nemo-rl keeps: all but superseded time-out saves (default), all,
+#                 or only AVERAGE_STEPS
+# LINK_STEPS=n    the steps of a link of engine automodel or nemo2, 0 for no limit (default)
 # SBATCH_ARGS, GPUS_FLAG               more of sbatch's options, and how GPUs are asked for: see slurm.sh
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
@@ -21,13 +23,22 @@ help_on_request "$@"
 [[ $# == 3 ]] || usage 'wrong number of arguments; usage: submit.sh STAGE MODEL ROUND'
 STAGE=$1 MODEL=$2 ROUND=$3
 load_cluster
-unset SCHEMA # of the environment: the recipe says whether it has one
 load_recipe "$MODEL" "$ROUND"
-check_options
+check_options "$STAGE"
+load_defaults
 site_options
 # What has a SCHEMA and one step to average ends with that step (recipe.Paths.final).
 ending=average
 if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
+# What no stage of this chain would look at.
+[[ -z ${MERGE:-} || $STAGE != @(train|convert) || -n ${LORA_RANK:-} ]] ||
+    usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
+[[ -z ${REMOVE_AFTER_AVERAGE:-} || $STAGE != train || $ending == average ]] ||
+    usage "recipe $MODEL averages nothing; leave out REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE"
+for name in EVAL_ROWS EVAL_BATCH; do
+    [[ -z ${!name:-} || $STAGE != train || -n ${EVAL_SET:-} ]] ||
+        usage "recipe $MODEL names no EVAL_SET, hence evaluates nothing; leave out $name=${!name}"
+done
 case $STAGE in
     train)
         stages=(train convert)
@@ -48,29 +59,22 @@ if [[ $ENGINE == nemo-rl ]]; then
 elif [[ $STAGE == cache ]]; then
     usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
 fi
-LAUNCHER=${LAUNCHER:-local} JOBS=${JOBS:-4}
-[[ $LAUNCHER == local || $LAUNCHER == slurm ]] || usage "LAUNCHER=$LAUNCHER; it is local or slurm"
+if [[ $LAUNCHER == local ]]; then
+    for name in JOBS RUN_AFTER TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE "${!SBATCH_@}"; do
+        if given "$name"; then usage "$name=${!name} is for Slurm's jobs; use LAUNCHER=slurm, or leave it out"; fi
+    done
+fi
 [[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
     die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
 [[ $ENGINE != nemo-rl || $LAUNCHER == slurm || $STAGE != train ]] ||
     usage "engine nemo-rl trains in Slurm jobs, also on a single node; use LAUNCHER=slurm"
-if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/plan.sh" "$MODEL" "$ROUND" --jobs) || exit; fi
-[[ $JOBS =~ ^[1-9][0-9]?$ ]] || usage "JOBS=$JOBS; give the number of training links, 1 to 99, or auto"
-[[ ${RUN_AFTER:-1} =~ ^[0-9]+(,[0-9]+)*$ ]] || usage "RUN_AFTER=$RUN_AFTER; give job ids with commas between"
-[[ ${CONVERSION_STEP:-last} =~ ^([1-9][0-9]*|last)$ ]] || usage "CONVERSION_STEP=$CONVERSION_STEP; give a saved step, or last"
-[[ ${KEEP_CHECKPOINTS:-saved} =~ ^(all|saved|needed)$ ]] || usage "KEEP_CHECKPOINTS=$KEEP_CHECKPOINTS; it is saved, all or needed"
-[[ ${PROFILE_STEPS:-1:2} =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
+if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/tool.sh" plan "$MODEL" "$ROUND" --jobs) || exit; fi
 if [[ $ENGINE == nemo-rl ]]; then
     # shellcheck source=scripts/engines/nemo-rl.sh
     . "$ROOT/scripts/engines/nemo-rl.sh"
     check_ray_cpus
 fi
-[[ ${LINK_STEPS:-0} =~ ^[0-9]+$ ]] || usage "LINK_STEPS=$LINK_STEPS; give the steps of a link, 0 for no limit"
-for name in EVAL_ROWS EVAL_BATCH; do
-    [[ ${!name:-1} =~ ^[1-9][0-9]*$ ]] || usage "$name=${!name}; give a number from 1 up"
-done
-[[ ${SAVE_RESERVE:-120} =~ ^[0-9]+$ ]] || usage "SAVE_RESERVE=$SAVE_RESERVE; give seconds"
 
 # check_inputs: what the first stage reads is there, so that nothing is queued in vain.
 check_inputs() {
@@ -106,7 +110,7 @@ check_inputs() {
 
 # check_container: the engine's image is there, and what it mounts; docker and podman have them on the nodes.
 check_container() {
-    local where=$LAUNCHER-${CONTAINER_RUNTIME:-none}
+    local where=$LAUNCHER-$CONTAINER_RUNTIME
     if [[ $where == local-pyxis ]]; then usage "CONTAINER_RUNTIME=pyxis is srun's; use LAUNCHER=slurm, or another runtime"; fi
     if [[ $where == slurm-docker || $where == slurm-podman ]]; then return; fi
     # shellcheck source=scripts/engines/automodel.sh
@@ -148,8 +152,8 @@ put() {
         cmd+=("${GPUS_OPTION[@]}")
     fi
     if [[ $1 == train && -n ${TIME_MIN:-} ]]; then cmd+=(--time-min="$TIME_MIN"); fi
-    if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="${MAIL_TYPE:-END,FAIL}"); fi
-    if [[ ${EXCLUSIVE:-yes} == yes ]]; then cmd+=(--exclusive); fi
+    if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="$MAIL_TYPE"); fi
+    if [[ $EXCLUSIVE == yes ]]; then cmd+=(--exclusive); fi
     if [[ -n $2 ]]; then cmd+=(--dependency="$2"); fi
     # Cancelled, not pending for ever, when what it waits for has failed.
     if [[ $2 == *afterok:* ]]; then cmd+=(--kill-on-invalid-dep=yes); fi

@@ -19,11 +19,14 @@ golden() {
     diff -u "$ROOT/tests/golden/$1" <(printf '%s\n' "${output//$TMP//TMP}")
 }
 
-@test "a bare make prints the stages in pipeline order" {
+@test "a bare make prints the targets under four headings, the stages in the chain's order" {
     run make
     [ "$status" -eq 0 ]
-    stages=$(grep -oE '^  (data|sft-data|report|inspect|model|train|convert|average|eval|results) ' <<<"$output" | tr -d ' \n')
-    [ "$stages" = datasft-datareportinspectmodeltrainconvertaverageevalresults ]
+    [ "$(grep -E '^[A-Z]' <<<"$output" | paste -sd,)" = "The chain,Look,Set up,Develop" ]
+    chain=$(sed -n '/^The chain/,/^Look/s/^  \([a-z-]*\) .*/\1/p' <<<"$output" | paste -sd,)
+    [ "$chain" = data,sft-data,eval-data,model,cache,train,convert,average,eval,generate,results ]
+    [ "$(sed -n '/^Look/,/^Set up/s/^  \([a-z-]*\) .*/\1/p' <<<"$output" | paste -sd,)" = show,plan,report,inspect,status ]
+    [ "$(grep -c '^  [a-z]' <<<"$output")" -eq "$(grep -vE '^help:' Makefile | grep -cE '^[a-z0-9-]+:.* ## ')" ]
     models=$(sed -n 's/^models: //p' <<<"$output")
     [ "$models" = "$(python3 python/tools/recipe.py --models | paste -sd ' ')" ]
     for model in llama3-lora llama3-sft llama31-8b qwen1.5b qwen14b qwen3-30b-a3b qwen3-8b qwen32b qwen7b reasoning-full \
@@ -35,7 +38,7 @@ golden() {
 @test "every target of the help exists, and has a script or a job" {
     for stage in train convert average eval results; do [ -f "sbatch/$stage.sbatch" ] && [ -f "python/$stage.py" ]; done
     for stage in data model; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
-    for tool in plan report status; do [ -x "scripts/$tool.sh" ] && [ -f "python/tools/$tool.py" ]; done
+    for tool in show plan report inspect status sft-data eval-data generate; do grep -qF "tool_$tool() {" scripts/tool.sh; done
     while read -r target; do make -n "$target" MODEL=tiny CI=true >/dev/null; done < <(make | awk '/^  [a-z]/ {print $1}')
 }
 
@@ -46,11 +49,86 @@ golden() {
     [ "${#lines[@]}" -eq 1 ]
 }
 
-@test "an unknown option is refused, with the known ones" {
-    run make train MODEL=tiny LUANCHER=slurm
+# refused TEXT OPTION...: make refuses, in one line, or two with its own, and writes nothing.
+refused() {
+    run make -s "${@:2}" WORK="$TMP/w"
+    [ "$status" -eq 2 ] || { echo "make ${*:2}: status $status"; return 1; }
+    [[ ${lines[0]} == *"$1"* ]] || { echo "make ${*:2}: ${lines[0]}"; return 1; }
+    [ "${#lines[@]}" -eq 1 ] || [[ ${#lines[@]} -eq 2 && ${lines[1]} == make:* ]]
+    [ ! -e "$TMP/w" ]
+}
+
+@test "an unknown option is refused, with the nearest known one" {
+    refused "there is no option LUANCHER; did you mean LAUNCHER?" train MODEL=tiny LUANCHER=slurm
+    refused "there is no option SBATCH_TIME_LIMIT; did you mean SBATCH_TIMELIMIT?" train MODEL=tiny SBATCH_TIME_LIMIT=1:00
+    refused "there is no option XQZ; see cluster.env.example and scripts/options.txt" train MODEL=tiny XQZ=1
+    refused "HF_TOKEN would be seen on a command line; export it" model MODEL=tiny HF_TOKEN=secret-token
+    [[ $output != *secret-token* ]]
+}
+
+@test "every option of cluster.env.example is taken on the command line, and every one that a script explains" {
+    while IFS='=' read -r name value; do
+        value=${value:-1}
+        case $name in
+            MODEL_SRC) continue ;; # make model's, below
+            LAUNCHER) value=slurm ;;
+            SBATCH_ARGS) value=--hold ;;
+            RAY_CPUS) value=9 ;;
+            CONTAINER_IMAGE) value=/image ;;
+            BASE_IMAGE | CONTAINER_MOUNTS | HF_HOME) value=$TMP ;;
+            NEMO_RL_VERSION) value=0.7 ;;
+            WORK) value=$TMP/w ;;
+        esac
+        run make -s train MODEL=llama31-8b LAUNCHER=slurm DRY_RUN=1 WORK="$TMP/w" "$name=$value"
+        [ "$status" -eq 0 ] || { echo "$name=$value: $output"; false; }
+    done < <(sed -nE 's/^#?([A-Z][A-Z0-9_]*=[^ ]*)$/\1/p' cluster.env.example)
+    run make -s model MODEL=qwen7b MODEL_SRC=/models DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
+    [[ $output == *"--source /models" ]]
+    # NAME=value, or NAME as a word of its own, at the beginning of a line of a script's header
+    known=$(sed -nE 's/^#?([A-Z][A-Z0-9_]*)[= ].*/\1/p' cluster.env.example scripts/options.txt)
+    for name in $(sed -nE 's/^# ([A-Z][A-Z0-9_]+)=.*/\1/p' scripts/*.sh sbatch/* tests/bench/run.sh | sort -u); do
+        [[ $name == SLURM_CONF ]] || grep -qx "$name" <<<"$known" || { echo "no option $name"; false; }
+    done
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "what a target, the recipe's engine or the recipe has no use for is refused" {
+    refused "JOBS is for make train; leave it out of make data" data MODEL=tiny JOBS=2
+    refused "DRY_RUN is for make " clean DRY_RUN=1
+    refused "leave it out of make setup" setup DRY_RUN=1
+    refused "ROUND is for make " demo ROUND=2
+    refused "TRACE is for make check-nemo-rl; leave it out of make check-nemo2" check-nemo2 TRACE=x
+    refused "ENGINE comes from recipes/; copy recipes/tiny/tiny.env to try another value" train MODEL=tiny ENGINE=cpu
+    refused "error: LINK_STEPS=5: engine nemo-rl of this recipe takes no notice of it, only automodel and nemo2; leave it out" \
+        train MODEL=qwen7b LAUNCHER=slurm LINK_STEPS=5
+    run env LINK_STEPS=5 DRY_RUN=1 WORK="$TMP/w" LAUNCHER=slurm scripts/submit.sh train qwen7b 1
     [ "$status" -eq 2 ]
-    [[ $output == *"there is no option LUANCHER; options: MODEL ROUND WORK"* ]]
-    [ "${#lines[@]}" -eq 1 ]
+    for option in JOBS=3 RUN_AFTER=7 TIME_MIN=1:00 MAIL_USER=me EXCLUSIVE=no SBATCH_QOS=x SBATCH_ARGS=--hold; do
+        refused "error: $option is for Slurm's jobs; use LAUNCHER=slurm, or leave it out" train MODEL=tiny "$option"
+    done
+    for round in 1 nemo2; do
+        for option in KEEP_CHECKPOINTS=all PROFILE_STEPS=3:5; do
+            refused "error: $option: engine " train MODEL=reasoning-lora ROUND="$round" "$option"
+            run env "$option" DRY_RUN=1 WORK="$TMP/w" scripts/submit.sh train reasoning-lora "$round"
+            [ "$status" -eq 2 ]
+        done
+        # What is the cluster's may stand in its file or the environment for every recipe.
+        for option in RAY_WAIT=60 RAY_CPUS=9 RAY_TRIES=1 RAY_TMPDIR=/x SET_UP_RESERVE=5 NEMO_RL_VERSION=0.7 NEMO_RL_DIR=/x \
+            SETUP_COMMAND=x WANDB_PROJECT=x; do
+            refused "error: $option: engine " train MODEL=reasoning-lora ROUND="$round" "$option"
+            run env "$option" DRY_RUN=1 WORK="$TMP/w" scripts/submit.sh train reasoning-lora "$round"
+            [ "$status" -eq 0 ]
+        done
+    done
+    refused "error: NEMO2_PYTHON=/x: engine automodel" train MODEL=tiny NEMO2_PYTHON=/x
+    refused "error: NEMO_RL_VERSION=next: engine automodel" show MODEL=tiny ENGINE_CONFIG=1 NEMO_RL_VERSION=next
+    refused "recipe qwen7b trains no adapter; leave out MERGE=1" train MODEL=qwen7b LAUNCHER=slurm MERGE=1
+    refused "recipe qwen7b names no EVAL_SET, hence evaluates nothing; leave out EVAL_ROWS=5" train MODEL=qwen7b LAUNCHER=slurm EVAL_ROWS=5
+    refused "averages nothing; leave out REMOVE_AFTER_AVERAGE=1" train MODEL=reasoning-lora REMOVE_AFTER_AVERAGE=1
+    refused "LANG_MODEL=/x is not for the rows of recipe qwen7b; leave it out" data MODEL=qwen7b LANG_MODEL=/x DRY_RUN=1
+    refused "WORKERS=2 is not for the rows of recipe llama3-sft; leave it out" data MODEL=llama3-sft WORKERS=2 DRY_RUN=1
+    refused "DATA_FORM=messages is not for the rows of recipe reasoning-lora; " data MODEL=reasoning-lora DATA_FORM=messages DRY_RUN=1
+    [ -z "$(ls "$TMP")" ]
 }
 
 @test "a stage without MODEL says how" {
@@ -180,12 +258,12 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     [[ ${lines[0]} == "error: recipe reasoning-lora ends with step 2000, there is nothing to average; run: make convert "* ]]
     run make -s eval-data MODEL=reasoning-lora DATA_SRC=/sets DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$output" = "$TMP/venv/bin/python $ROOT/python/tools/eval_data.py reasoning-lora 1 --work $TMP/w --source /sets" ]
-    run env EVAL_ROWS=100 EVAL_BATCH=4 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" bash -c         'touch "$0/SNAPSHOT" && cp -r scripts sbatch python recipes "$0" && bash "$0/sbatch/eval.sbatch" llama3-lora 1' "$TMP"
+    run env EVAL_ROWS=100 EVAL_BATCH=4 DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" bash -c         'touch "$0/SNAPSHOT" && cp -r scripts sbatch python recipes cluster.env.example "$0" && bash "$0/sbatch/eval.sbatch" llama3-lora 1' "$TMP"
     [ "$output" = "$TMP/venv/bin/python $TMP/python/eval.py llama3-lora 1 --work $TMP/w --rows 100 --batch 4" ]
 }
 
 @test "what is not part of this version says so and writes nothing" {
-    cp -r scripts python recipes sbatch docker Makefile "$TMP"
+    cp -r scripts python recipes sbatch docker Makefile cluster.env.example "$TMP"
     cd "$TMP"
     rm scripts/engines/nemo2.sh
     run scripts/submit.sh train reasoning-lora nemo2
@@ -205,7 +283,7 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
 
 @test "options of the launcher are checked" {
     for wrong in LAUNCHER=pbs JOBS=0 JOBS=many LINK_STEPS=-1 EVAL_ROWS=0 EVAL_BATCH=some SAVE_RESERVE=2m RUN_AFTER=1:2 CONVERSION_STEP=first KEEP_CHECKPOINTS=3 \
-        PROFILE_STEPS=5; do
+        PROFILE_STEPS=5 EXCLUSIVE=true; do
         run make -s train MODEL=tiny WORK="$TMP/w" "$wrong"
         [ "$status" -eq 2 ]
         [[ ${lines[0]} == "error: $wrong; "* ]]
@@ -295,11 +373,23 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
 }
 
 @test "every script explains itself" {
-    for script in scripts/{show,data,sft-data,eval-data,report,inspect,model,status,submit,setup,snapshot,demo,plan,container}.sh scripts/engines/{ray,nemo-rl-inside}.sh sbatch/*.sbatch; do
+    for script in scripts/*.sh scripts/engines/*.sh sbatch/*.sbatch; do
+        if [ ! -x "$script" ] && [[ $script != *.sbatch ]]; then continue; fi # sourced
         run bash "$script" --help
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
+    for tool in show plan report inspect status sft-data eval-data generate; do
+        run scripts/tool.sh "$tool" --help
+        [ "$status" -eq 0 ]
+        [[ ${lines[0]} == "tool.sh $tool "*": "* ]]
+    done
+    run scripts/tool.sh nope
+    [ "$status" -eq 2 ]
+    [ "${lines[0]}" = "error: there is no tool 'nope'; it is eval-data generate inspect plan report sft-data show status" ]
+    run scripts/tool.sh inspect tiny
+    [ "$status" -eq 2 ]
+    [ "${lines[0]}" = "error: wrong number of arguments; usage: tool.sh inspect MODEL ROUND [--full]" ]
     for script in python/*.py python/tools/[a-z]*.py scripts/engines/ray_wait.py tests/bench/gpu_bench.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]

@@ -6,7 +6,7 @@
 help_on_request "$@"
 [[ $# == 0 || $* == slow ]] || usage 'wrong argument; usage: tests/run.sh [slow]'
 cd "$ROOT"
-unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL MODEL ROUND # the make that called us is not the one under test
+unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL MAKE_GIVEN MODEL ROUND # the make that called us is not the one under test
 
 scripts/setup.sh test
 VENV=${VENV:-$ROOT/.venv}

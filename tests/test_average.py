@@ -423,7 +423,7 @@ def test_averaged_steps_are_removed_on_request_and_not_missed(finished: Repo) ->
         assert words in out, words
     shutil.rmtree(run / "results")
     ok(finished.call("scripts/submit.sh", "results", "mini", "1"))
-    status = ok(finished.call("scripts/status.sh", "mini", "1"))
+    status = ok(finished.call("scripts/tool.sh", "status", "mini", "1"))
     assert "3/3 steps" in status
 
     ok(finished.stage("convert", "mini", "--step", 50, "--again"))

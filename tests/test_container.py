@@ -92,6 +92,10 @@ def calls(repo: Repo) -> list[str]:
     return lines
 
 
+def dockerfile(engine: str) -> Path:
+    return ROOT / "docker" / ("cpu.Dockerfile" if engine == "cpu" else "engine.Dockerfile")
+
+
 def tag(repo: Repo, engine: str, **env: object) -> str:
     return ok(shell(repo, f"container_tag {engine}", **env)).strip()
 
@@ -195,22 +199,39 @@ def test_a_run_without_its_image_is_refused_before_it_begins(copy: Repo) -> None
 
 def test_every_engine_has_a_dockerfile_a_base_and_a_smoke_test() -> None:
     pins = dict(line.split("=", 1) for line in (ROOT / "docker/versions.env").read_text().splitlines() if "=" in line)
-    assert sorted(f.stem for f in (ROOT / "docker").glob("*.Dockerfile")) == sorted(ENGINES)
+    assert sorted(f.stem for f in (ROOT / "docker").glob("*.Dockerfile")) == ["cpu", "engine"]
+    assert sorted(
+        key.removesuffix("_IMAGE").lower().replace("_", "-") for key in pins if key.endswith("_IMAGE")
+    ) == list(ENGINES)
     for engine in ENGINES:
         key = engine.upper().replace("-", "_")
         assert re.fullmatch(r"[a-z0-9./-]+:[A-Za-z0-9._-]+", pins[f"{key}_IMAGE"])
         assert re.fullmatch(r"unset|sha256:[0-9a-f]{64}", pins[f"{key}_DIGEST"])
-        text = (ROOT / f"docker/{engine}.Dockerfile").read_text()
+        text = dockerfile(engine).read_text()
         assert "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n" in text
-        assert re.search(
-            rf"python /opt/nemo-sft-repro/docker/smoke.py {engine.removesuffix('-llama3')} >", text.split("RUN")[-1]
-        )
+        which = "cpu" if engine == "cpu" else r'"\$\{ENGINE%-llama3\}"'
+        assert re.search(rf"python /opt/nemo-sft-repro/docker/smoke.py {which} >", text.split("RUN")[-1])
+        assert engine == "cpu" or "\nARG ENGINE\n" in text.split("FROM")[1].split("RUN")[0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_smoke_test_is_of_the_engine_and_sees_its_code(engine: str, tmp_path: Path) -> None:
+    """The last step of the build, with a python that says how it was called: the image's PYTHONPATH is its own."""
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "$PYTHONPATH ${0##*/} $*"\n')
+    python.chmod(0o755)
+    step = dockerfile(engine).read_text().split("\nRUN ")[-1].replace("/opt/venv/bin/python", "python")
+    step = step.replace("/opt/nemo-sft-repro/VERSIONS", str(tmp_path / "VERSIONS"))
+    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": "/nvidia", "ENGINE": engine}
+    shown = subprocess.run(["sh", "-c", step], env=env, capture_output=True, text=True, check=True).stdout
+    path = "/opt/nemo-rl" if engine == "nemo-rl" else "/nvidia"
+    assert shown == f"{path} python /opt/nemo-sft-repro/docker/smoke.py {engine.removesuffix('-llama3')}\n"
 
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_what_an_image_copies_runs_without_the_rest(engine: str, tmp_path: Path) -> None:
     """A script that an image copies may source only what is copied beside it: --help runs all that it sources."""
-    for line in (ROOT / f"docker/{engine}.Dockerfile").read_text().splitlines():
+    for line in dockerfile(engine).read_text().splitlines():
         if line.startswith("COPY "):
             *files, target = line.split()[1:]
             for file in files:
@@ -242,6 +263,7 @@ def test_an_image_is_known_by_what_it_is_built_from(code: Repo) -> None:
     assert ok(shell(code, "container_base nemo2")) == f"nvcr.io/nvidia/nemo@{DIGEST}\n"
     assert ok(shell(code, "container_base cpu", BASE_IMAGE="mirror/debian:12")) == "mirror/debian:12\n"
     assert tag(code, "cpu", BASE_IMAGE="mirror/debian:12") != tag(code, "cpu")
+    assert len({tag(code, engine, BASE_IMAGE="mirror/one") for engine in ENGINES}) == 5
 
 
 @pytest.mark.parametrize(
@@ -275,15 +297,15 @@ def test_an_image_is_built_once_and_imported_atomically(
         f"{repo.work}/images/nemo-rl-{tag(repo, 'nemo-rl')}",
     )
     build = (
-        f"{builder} build --build-arg BASE_IMAGE=nvcr.io/nvidia/nemo-rl:v0.7.0 --tag {image}"
-        f" --file {repo.root}/docker/nemo-rl.Dockerfile {repo.root}"
+        f"{builder} build --build-arg BASE_IMAGE=nvcr.io/nvidia/nemo-rl:v0.7.0 --build-arg ENGINE=nemo-rl --tag {image}"
+        f" --file {repo.root}/docker/engine.Dockerfile {repo.root}"
     )
     import_ = [s.replace("PART", f"{target}.{suffix}.part").replace("IMAGE", image) for s in steps]
     made = [f"{builder} pull nvcr.io/nvidia/nemo-rl:v0.7.0", build]
     assert [line for line in planned if not line.startswith(("mv ", "rm "))] == made + import_
     done = calls(repo)
     assert [line for line in done if line.split()[1] not in ("create", "cp", "rm")] == [
-        made[0], build.replace(" --build-arg", " --network=host --no-cache --build-arg"), *import_
+        made[0], build.replace(" --build-arg", " --network=host --no-cache --build-arg", 1), *import_
     ]  # fmt: skip
     record = json.loads(Path(f"{target}.{suffix}.DONE").read_text())
     code = record.pop("code")
@@ -520,7 +542,7 @@ def test_an_image_that_is_really_built_trains(copy: Repo, trained: Repo, real: d
     assert "/opt/venv/" in log.read_text(errors="replace"), "it ran outside"
 
     # A base without the engine: the smoke test fails, and there is no image.
-    copy.edit("docker/nemo2.Dockerfile", "RUN python", "RUN /opt/venv/bin/python")
+    copy.edit("docker/engine.Dockerfile", "&& python", "&& /opt/venv/bin/python")
     base = f"localhost/nemo-sft-repro/cpu:{record['tag']}"
     env = {"CONTAINER_RUNTIME": "podman", "BUILDER": "buildah", "BASE_IMAGE": base}
     failed(copy.call("scripts/container.sh", "nemo2", **env), "of nemo2 could not be built", "cannot import lightning")

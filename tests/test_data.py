@@ -564,12 +564,12 @@ def test_a_recipe_takes_what_sft_data_made(copy: Repo, tmp_path: Path) -> None:
             row = {"problem": f"{n}+1?", "generation": f"\\boxed{{{n + 1}}}", "symbolic_correct": n % 4 > 0}
             file.write(json.dumps(row) + "\n")
     arguments = f"--tokenizer {copy.work}/models/mini --prompt-config generic/math"
-    ok(copy.call("scripts/sft-data.sh", INPUT=tmp_path / "output-rs*.jsonl", NAME="mydata", ARGS=arguments))
+    ok(copy.call("scripts/tool.sh", "sft-data", INPUT=tmp_path / "output-rs*.jsonl", NAME="mydata", ARGS=arguments))
     out = ok(copy.call("scripts/data.sh", "prep", "1"))
     assert "30 rows in" in out and "made by sft-data" in out
     assert "correctness: 10 dropped" in out and "from every row" in out  # the report
     assert ok(copy.stage("train", "prep", "--check")).strip() == "0"
-    assert "row 1 of 30" in ok(copy.call("scripts/inspect.sh", "prep", "1", ROW=1))
+    assert "row 1 of 30" in ok(copy.call("scripts/tool.sh", "inspect", "prep", "1", ROW=1))
 
 
 def test_training_refuses_data_that_it_cannot_read(copy: Repo, tmp_path: Path) -> None:
@@ -583,7 +583,7 @@ def test_training_refuses_data_that_it_cannot_read(copy: Repo, tmp_path: Path) -
         out = ok(copy.call("scripts/data.sh", "mini", "1", DATA_SRC=tmp_path / "source", **options))
         assert f"report: none: {copy.work}" in out
         failed(copy.stage("train", "mini", "--check"), words)
-        failed(copy.call("scripts/report.sh", "mini", "1"), words)
+        failed(copy.call("scripts/tool.sh", "report", "mini", "1"), words)
 
 
 def test_less_than_a_batch_is_prepared_but_not_trained_on(copy: Repo) -> None:

@@ -132,11 +132,11 @@ def test_every_done_names_the_code(trained: Repo) -> None:
 
 
 def test_status(trained: Repo, copy: Repo) -> None:
-    out = ok(trained.call("scripts/status.sh", "mini", "1"))
+    out = ok(trained.call("scripts/tool.sh", "status", "mini", "1"))
     for name in ("data", "model", "train", "convert", "average", "eval", "results"):
         assert [line.split()[1] for line in out.splitlines() if line.startswith(name + " ")] == ["done"], out
     assert "step 60/60" in out and "3/3 steps" in out
-    fresh = ok(copy.call("scripts/status.sh", "mini", "1"))
+    fresh = ok(copy.call("scripts/tool.sh", "status", "mini", "1"))
     assert "step 0/60" in fresh and "0/3 steps" in fresh
 
 

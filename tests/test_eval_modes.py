@@ -270,7 +270,7 @@ def test_results_and_status(world: Repo, mine: Repo) -> None:
     assert "| model | set | think tags, on | think tags, off | accuracy, on | accuracy, off |" in out
     assert "| trained | twins | 100.0% | 0.0% | 100.0% | 100.0% |" in out
     assert "Answers: greedy, of at most 32 tokens." in out
-    shown = ok(mine.call("scripts/status.sh", "twins", "1"))
+    shown = ok(mine.call("scripts/tool.sh", "status", "twins", "1"))
     assert "average" not in shown and "twins on 100.0%, twins off 100.0%, mmlu on 50.0%" in shown
     state = {line.split()[0]: line.split()[1] for line in shown.splitlines() if line.split()}
     assert state["convert"] == state["eval"] == state["results"] == "done"

@@ -142,5 +142,5 @@ def test_a_gated_set_says_what_it_takes(repo: Repo) -> None:
     repo.env |= {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DOWNLOAD_TIMEOUT": "1", "HF_TOKEN": "hf_secret"}
     line = failed(repo.stage("tools/eval_data", MODEL), "accept its terms", "HF_TOKEN", "DATA_SRC=dir")
     assert "hf_secret" not in line
-    failed(repo.call("scripts/eval-data.sh", "mini", "1"), "EVAL_SET of recipe mini has none of gpqa_main")
-    failed(repo.call("scripts/eval-data.sh", MODEL, "1", DATA_SRC="/nonexistent"), "is not a folder")
+    failed(repo.call("scripts/tool.sh", "eval-data", "mini", "1"), "EVAL_SET of recipe mini has none of gpqa_main")
+    failed(repo.call("scripts/tool.sh", "eval-data", MODEL, "1", DATA_SRC="/nonexistent"), "is not a folder")

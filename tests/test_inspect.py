@@ -92,7 +92,7 @@ def shown_rows(output: str) -> list[tuple[str, str, str]]:
 
 
 def test_what_is_marked_is_what_is_trained_on(prepared: Repo) -> None:
-    output = ok(prepared.call("scripts/inspect.sh", "mini", "1"))
+    output = ok(prepared.call("scripts/tool.sh", "inspect", "mini", "1"))
     tokenizer = AutoTokenizer.from_pretrained(prepared.work / "models/mini")
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     dataset = SftDataset(str(data_file(prepared)), 256, END_OF_TURN, tokenizer)
@@ -122,7 +122,7 @@ def test_what_is_marked_is_what_is_trained_on(prepared: Repo) -> None:
 def test_a_terminal_gets_colours(prepared: Repo) -> None:
     master, slave = pty.openpty()
     environment = {k: v for k, v in prepared.env.items() if k != "NO_COLOR"} | {"ROW": "2"}
-    command = ["scripts/inspect.sh", "mini", "1"]
+    command = ["scripts/tool.sh", "inspect", "mini", "1"]
     process = subprocess.Popen(
         command, cwd=prepared.root, env=environment, stdin=subprocess.DEVNULL, stdout=slave, stderr=slave
     )
@@ -177,7 +177,7 @@ def test_the_padding_is_that_of_the_collater(prepared: Repo, inspect: Inspect) -
 def test_an_answer_without_its_end_is_wrong(copy: Repo) -> None:
     row = rows_of(copy)[0]
     rewrite(copy, row | {"output": row["output"].replace(END_OF_TURN, "")})
-    result = copy.call("scripts/inspect.sh", "mini", "1")
+    result = copy.call("scripts/tool.sh", "inspect", "mini", "1")
     failed(result, "WRONG", "end of turn", status=(1,))
     assert "REFUSED by the trainer" in shown_rows(result.stdout)[0][0] and "⟦" not in shown_rows(result.stdout)[0][1]
     assert verdict(result.stdout, "end of turn").startswith("WRONG    end of turn: row 1: output does not end")
@@ -376,15 +376,19 @@ def test_a_broken_tokenizer_is_named(copy: Repo, inspect: Inspect) -> None:
 
 def test_a_call_that_cannot_be_answered(prepared: Repo, repo: Repo, inspect: Inspect) -> None:
     for row in ("0", "x", "-1", "1.5"):
-        failed(repo.call("scripts/inspect.sh", "mini", "1", ROW=row), f"ROW={row} is not a row's number", status=(2,))
-    failed(repo.call("scripts/inspect.sh", "mini"), "usage", status=(2,))
-    failed(repo.call("scripts/inspect.sh", "mini", "1"), "make data MODEL=mini ROUND=1", status=(1,))
+        failed(
+            repo.call("scripts/tool.sh", "inspect", "mini", "1", ROW=row),
+            f"ROW={row} is not a row's number",
+            status=(2,),
+        )
+    failed(repo.call("scripts/tool.sh", "inspect", "mini"), "usage", status=(2,))
+    failed(repo.call("scripts/tool.sh", "inspect", "mini", "1"), "make data MODEL=mini ROUND=1", status=(1,))
     assert not repo.work.exists(), "nothing is written"
     (repo.work / "data").mkdir(parents=True)
     (repo.work / "data/mini").symlink_to(prepared.work / "data/mini")
     failed(repo.stage("tools/inspect_rows"), "make model MODEL=mini ROUND=1", status=(1,))
     for round_, other in (("nemo2", "inspect ROUND=1, the same rows on"), ("published", "inspect round 1 on")):
-        refused = repo.call("scripts/inspect.sh", "llama3-lora", round_)
+        refused = repo.call("scripts/tool.sh", "inspect", "llama3-lora", round_)
         failed(refused, "what engine nemo2 makes of a row is not shown here", other, status=(1,))
     total = len(rows_of(prepared))
     output, error = inspect(prepared, "--row", total + 1)
@@ -394,11 +398,11 @@ def test_a_call_that_cannot_be_answered(prepared: Repo, repo: Repo, inspect: Ins
 
 
 def test_a_dry_run_shows_the_command(repo: Repo) -> None:
-    output = ok(repo.call("scripts/inspect.sh", "mini", "1", "--full", DRY_RUN="1", ROW="7"))
+    output = ok(repo.call("scripts/tool.sh", "inspect", "mini", "1", "--full", DRY_RUN="1", ROW="7"))
     assert output.split()[1:] == [
         str(repo.root / "python/tools/inspect_rows.py"), "mini", "1", "--work", str(repo.work), "--row=7", "--full"
     ]  # fmt: skip
-    assert "ROW=n" in ok(repo.call("scripts/inspect.sh", "--help"))
+    assert "ROW=n" in ok(repo.call("scripts/tool.sh", "inspect", "--help"))
 
 
 # --- NeMo-RL -----------------------------------------------------------------------------------------------------

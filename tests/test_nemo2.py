@@ -299,7 +299,7 @@ def calls(repo: Repo) -> list[str]:
 def engine(repo: Repo, script: str, **env: object) -> subprocess.CompletedProcess[str]:
     shell = f"""
     . scripts/lib.sh
-    open_stage llama3-lora published
+    open_stage train llama3-lora published
     RUN=$WORK/runs/llama3-lora/roundpublished
     . scripts/engines/nemo2.sh
     {script}

@@ -384,9 +384,9 @@ def test_links_of_a_chain() -> None:
 
 
 def test_half_the_nodes_take_twice_the_time(repo: Repo) -> None:
-    repo.edit("recipes/openmath/qwen7b.env", "NODES=64", "NODES=32")
+    repo.edit("recipes/openmath/common.env", "NODES=64", "NODES=32")
     half = plan_of(repo)
-    repo.edit("recipes/openmath/qwen7b.env", "NODES=32", "NODES=64")
+    repo.edit("recipes/openmath/common.env", "NODES=32", "NODES=64")
     whole = plan_of(repo)
     assert half["time"]["stated"]["seconds_per_step"] == pytest.approx(2 * whole["time"]["stated"]["seconds_per_step"])
     assert half["flops"] == whole["flops"]
@@ -420,7 +420,7 @@ def test_a_filter_makes_the_rows_unknown(repo: Repo) -> None:
         assert made["data"]["rows"] is made["data"]["epochs"] is made["data"]["tokens_per_epoch"] is None
         assert f"what the filter keeps of {splits} is not known before make data" in made["notes"][0]
         assert made["time"]["stated"]["hours"] > 0
-        assert "tokens                      ?" in ok(repo.call("scripts/plan.sh", "qwen7b", round_))
+        assert "tokens                      ?" in ok(repo.call("scripts/tool.sh", "plan", "qwen7b", round_))
 
 
 TUTORIALS = [
@@ -452,7 +452,7 @@ def test_the_tutorials_have_plans(model: str, round_: str, repo: Repo) -> None:
     if recipe["PACKING"] == "true":  # 896,000 tokens in sequences of 8,192 that are three quarters full
         assert (d["bins"], d["sequences"]) == (146, 152 if model == "reasoning-full" else 146)
     assert made["disk"]["average"] == 0 and not warned(made, "memory: ")
-    text = ok(repo.call("scripts/plan.sh", model, round_))
+    text = ok(repo.call("scripts/tool.sh", "plan", model, round_))
     assert ("trained, LoRA of rank" in text) == bool(adapter)
     assert ("  packed" in text or "\npacked" in text) == (recipe["PACKING"] == "true")
 
@@ -485,7 +485,7 @@ def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
     """tokens, steps, epochs and bins are the report's; sums of squares are near those of the lengths themselves."""
     from sft.rows.lengths import count
 
-    ok(prepared.call("scripts/report.sh", "mini", "1"))
+    ok(prepared.call("scripts/tool.sh", "report", "mini", "1"))
     made = plan_of(prepared, "mini", "1")
     report = prepared.done(prepared.run_dir() / "report")["report"]
     d = made["data"]
@@ -502,7 +502,7 @@ def test_with_a_report_nothing_is_assumed(prepared: Repo) -> None:
 
 
 def test_a_report_of_other_settings_is_left_aside(prepared: Repo, repo: Repo) -> None:
-    ok(prepared.call("scripts/report.sh", "mini", "1"))
+    ok(prepared.call("scripts/tool.sh", "report", "mini", "1"))
     shutil.copytree(prepared.work, repo.work, symlinks=True)
     repo.edit("recipes/mini/round1.env", "GLOBAL_BATCH=8", "GLOBAL_BATCH=16")
     made = plan_of(repo, "mini", "1")
@@ -516,9 +516,9 @@ def test_the_shape_is_that_of_the_model_that_is_there(repo: Repo) -> None:
     made = plan_of(repo)
     assert made["parameters"] == 1_543_714_304 and made["shape"] == f"from {folder}/config.json"
     (folder / "config.json").write_text('{"model_type": "mamba"}')
-    failed(repo.call("scripts/plan.sh", "qwen7b", "1"), "model_type mamba is not known", status=(1,))
+    failed(repo.call("scripts/tool.sh", "plan", "qwen7b", "1"), "model_type mamba is not known", status=(1,))
     (folder / "config.json").write_text('{"model_type": "llama"}')
-    failed(repo.call("scripts/plan.sh", "qwen7b", "1"), "restore the file: make model", status=(1,))
+    failed(repo.call("scripts/tool.sh", "plan", "qwen7b", "1"), "restore the file: make model", status=(1,))
 
 
 # --- measured ------------------------------------------------------------------------------------------------------
@@ -540,9 +540,9 @@ def test_measured_mfu(repo: Repo) -> None:
     assert measured["mfu"] == pytest.approx(made["flops"]["step"] / 3 / (512 * 989.5e12))
     # (14400 - 600 - 120) / 3 = 4560 steps a link; the number of jobs is by the measured pace.
     assert (measured["steps_per_link"], measured["links"]) == (4560, 7)
-    out = ok(repo.call("scripts/plan.sh", "qwen7b", "1", "--jobs", SBATCH_TIMELIMIT="4:00:00"))
+    out = ok(repo.call("scripts/tool.sh", "plan", "qwen7b", "1", "--jobs", SBATCH_TIMELIMIT="4:00:00"))
     assert out == "8\n" and stated["jobs"] != 8
-    text = ok(repo.call("scripts/plan.sh", "qwen7b", "1"))
+    text = ok(repo.call("scripts/tool.sh", "plan", "qwen7b", "1"))
     assert "time by                stated         measured" in text
     assert "measured: 150 steps of 2 link(s), between saves" in text
 
@@ -555,19 +555,21 @@ def test_a_link_with_one_save_counts_from_its_start(repo: Repo) -> None:
         file.write('{"link": 2, "fro')  # a killed writer's last line
     assert plan_of(repo, "qwen7b", "1", "--bring-up=100")["time"]["measured"]["seconds_per_step"] == 10
     (repo.run_dir("qwen7b") / "train/links.jsonl").write_text('{"link": 1}\n')
-    failed(repo.call("scripts/plan.sh", "qwen7b", "1"), "links.jsonl: a row without", status=(1,))
+    failed(repo.call("scripts/tool.sh", "plan", "qwen7b", "1"), "links.jsonl: a row without", status=(1,))
 
 
 def test_a_cpu_has_no_estimate_but_may_have_a_measurement(repo: Repo) -> None:
-    out = ok(repo.call("scripts/plan.sh", "tiny", "1"))
+    out = ok(repo.call("scripts/tool.sh", "plan", "tiny", "1"))
     assert "on a CPU: no estimate" in out and "GPU" not in out and "model FLOPs" in out
-    failed(repo.call("scripts/plan.sh", "tiny", "1", "--jobs"), "no estimate; set JOBS to a number", status=(1,))
+    failed(
+        repo.call("scripts/tool.sh", "plan", "tiny", "1", "--jobs"), "no estimate; set JOBS to a number", status=(1,)
+    )
     write_links(repo, "tiny", (1, 0, 50, 30), (1, 0, 150, 80))
     made = plan_of(repo, "tiny", "1", "--time-limit=5", "--bring-up=10")
     assert made["time"]["measured"]["seconds_per_step"] == 0.5 and "mfu" not in made["time"]["measured"]
     # 300 - 10 - 120 = 170 s: 340 of the 600 steps.
     assert made["time"]["measured"]["links"] == 2 and made["memory"] is None
-    assert ok(repo.call("scripts/plan.sh", "tiny", "1", "--jobs", SBATCH_TIMELIMIT="5", BRING_UP=10)) == "3\n"
+    assert ok(repo.call("scripts/tool.sh", "plan", "tiny", "1", "--jobs", SBATCH_TIMELIMIT="5", BRING_UP=10)) == "3\n"
 
 
 # --- warnings ------------------------------------------------------------------------------------------------------
@@ -597,7 +599,7 @@ def test_a_limit_that_is_too_short(repo: Repo) -> None:
     assert made["time"]["stated"]["steps_per_link"] == 1
     made = plan_of(repo, "qwen7b", "1", "--time-limit=4:00:00")
     assert not warned(made, "time: ") and not warned(made, "of a chain")
-    text = ok(repo.call("scripts/plan.sh", "qwen7b", "1", SBATCH_TIMELIMIT=10)).splitlines()
+    text = ok(repo.call("scripts/tool.sh", "plan", "qwen7b", "1", SBATCH_TIMELIMIT=10)).splitlines()
     first = next(i for i, line in enumerate(text) if line.startswith("WARNING: "))
     assert all(line.startswith("WARNING: ") for line in text[first:])
 
@@ -644,7 +646,7 @@ def test_make_plan_needs_nothing_but_python_and_writes_nothing(repo: Repo) -> No
 
 def test_cluster_env_is_read(repo: Repo) -> None:
     (repo.root / "cluster.env").write_text("SBATCH_TIMELIMIT=4:00:00\nGPU=b200\nSAVE_RESERVE=300\n")
-    out = ok(repo.call("scripts/plan.sh", "qwen7b", "1"))
+    out = ok(repo.call("scripts/tool.sh", "plan", "qwen7b", "1"))
     assert "64 x 8 b200" in out and "limit 4.00 h" in out
     assert "no time limit given" not in out
 
@@ -663,11 +665,14 @@ def test_cluster_env_is_read(repo: Repo) -> None:
     ],
 )
 def test_wrong_options_end_in_one_line(repo: Repo, env: dict[str, str], words: str) -> None:
-    failed(repo.call("scripts/plan.sh", "qwen7b", "1", **env), words, status=(2,))
+    failed(repo.call("scripts/tool.sh", "plan", "qwen7b", "1", **env), words, status=(2,))
 
 
 def test_a_model_that_nobody_knows(repo: Repo) -> None:
     repo.edit("recipes/openmath/qwen14b.env", "BASE_MODEL=Qwen/Qwen2.5-14B", "BASE_MODEL=Acme/Unknown-3B")
-    failed(repo.call("scripts/plan.sh", "qwen14b", "1"), "the shape of Acme/Unknown-3B is not known; run make model")
-    failed(repo.call("scripts/plan.sh", "nope", "1"), "no recipe named 'nope'", status=(2,))
-    failed(repo.call("scripts/plan.sh", "qwen7b"), "wrong number of arguments", status=(2,))
+    failed(
+        repo.call("scripts/tool.sh", "plan", "qwen14b", "1"),
+        "the shape of Acme/Unknown-3B is not known; run make model",
+    )
+    failed(repo.call("scripts/tool.sh", "plan", "nope", "1"), "no recipe named 'nope'", status=(2,))
+    failed(repo.call("scripts/tool.sh", "plan", "qwen7b"), "wrong number of arguments", status=(2,))

@@ -27,7 +27,7 @@ def test_the_figures_are_those_of_the_trainer(ready: Repo) -> None:
     """Every row is counted, and the counts are those of the rows that the automodel engine is given."""
     from transformers import AutoTokenizer
 
-    out = ok(ready.call("scripts/report.sh", "mini", "1"))
+    out = ok(ready.call("scripts/tool.sh", "report", "mini", "1"))
     tokenizer = AutoTokenizer.from_pretrained(ready.work / "models" / "mini")
     rows = SftDataset(str(ready.work / "data/mini/round1/all.jsonl"), 256, END_OF_TURN, tokenizer)
     lengths = sorted(len(rows.row(i)[0]) for i in range(len(rows)))
@@ -49,7 +49,7 @@ def test_rows_that_are_too_long_are_counted(ready: Repo) -> None:
     ready.derive("short", SEQ_LEN=100)
     lengths = count((ready.work / "data/mini/round1/all.jsonl", ready.work / "models/mini", "<|im_end|>", [0]))
     assert len(lengths.total) == 1
-    ok(ready.call("scripts/report.sh", "short", "1"))
+    ok(ready.call("scripts/tool.sh", "report", "short", "1"))
     made = json.loads((ready.run_dir("short") / "report/DONE").read_text())["report"]
     assert 0 < made["over_seq_len"] < 1 and made["tokens"]["supervised"] < figures_of_all(ready)["tokens"]["supervised"]
     assert too_long("automodel", 101, 100) and not too_long("automodel", 100, 100)
@@ -57,13 +57,13 @@ def test_rows_that_are_too_long_are_counted(ready: Repo) -> None:
 
 
 def figures_of_all(repo: Repo) -> dict:
-    ok(repo.call("scripts/report.sh", "mini", "1"))
+    ok(repo.call("scripts/tool.sh", "report", "mini", "1"))
     return figures(repo)
 
 
 def test_a_sample_is_near_the_whole_and_says_so(ready: Repo) -> None:
     whole = figures_of_all(ready)
-    out = ok(ready.call("scripts/report.sh", "mini", "1", ROWS=80))
+    out = ok(ready.call("scripts/tool.sh", "report", "mini", "1", ROWS=80))
     sample = figures(ready)
     assert not sample["whole"] and sample["counted"] == 80 and "from a random sample of 80" in out
     error = sample["standard_error"] * sample["tokens"]["total"]
@@ -84,28 +84,36 @@ def test_rows_of_a_file_that_is_not_shuffled_are_drawn(ready: Repo) -> None:
 
 
 def test_a_report_is_kept_while_it_is_true_and_made_again_after(ready: Repo) -> None:
-    ok(ready.call("scripts/report.sh", "mini", "1"))
-    assert "is already there" in ok(ready.call("scripts/report.sh", "mini", "1"))
+    ok(ready.call("scripts/tool.sh", "report", "mini", "1"))
+    assert "is already there" in ok(ready.call("scripts/tool.sh", "report", "mini", "1"))
     done = ready.work / "data/mini/round1/DONE"
     record = json.loads(done.read_text())
     record["outputs"]["all.jsonl"] = "0" * 64
     done.write_text(json.dumps(record))
-    assert "is already there" not in ok(ready.call("scripts/report.sh", "mini", "1"))
+    assert "is already there" not in ok(ready.call("scripts/tool.sh", "report", "mini", "1"))
     assert json.loads((ready.run_dir() / "report/DONE").read_text())["inputs"]["data"] == "0" * 64
 
 
 def test_what_is_missing_is_named(repo: Repo, ready: Repo, tmp_path: Path) -> None:
-    failed(ready.call("scripts/report.sh", "mini", "1", WORK=tmp_path / "none"), "run: make data MODEL=mini ROUND=1")
+    failed(
+        ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "none"),
+        "run: make data MODEL=mini ROUND=1",
+    )
     out = ok(ready.call("scripts/data.sh", "mini", "1", WORK=tmp_path / "w"))
     assert "no tokenizer yet; for token lengths run: make model MODEL=mini ROUND=1" in out
-    failed(ready.call("scripts/report.sh", "mini", "1", WORK=tmp_path / "w"), "has no tokenizer.json; run: make model")
-    made = ok(ready.call("scripts/report.sh", "mini", "1", WORK=tmp_path / "w", TOKENIZER=ready.work / "models/mini"))
+    failed(
+        ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "w"),
+        "has no tokenizer.json; run: make model",
+    )
+    made = ok(
+        ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "w", TOKENIZER=ready.work / "models/mini")
+    )
     assert "from every row" in made
     path = tmp_path / "w/data/mini/round1/all.jsonl"
     path.write_bytes(path.read_bytes().replace(b'"output"', b'"answer"', 1))
     (tmp_path / "w/runs/mini/round1/report/DONE").unlink()
     line = failed(
-        ready.call("scripts/report.sh", "mini", "1", WORK=tmp_path / "w", TOKENIZER=ready.work / "models/mini"),
+        ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "w", TOKENIZER=ready.work / "models/mini"),
         "the row at byte 0 is no input and output (KeyError: 'output')",
     )
     assert str(path) in line

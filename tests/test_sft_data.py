@@ -942,16 +942,16 @@ def test_the_script_takes_its_options_from_the_environment_and_its_arguments(too
     write(tmp_path / "out 1.jsonl", generation("a"))
     environment = {"INPUT": f"{tmp_path}/out*.jsonl", "NAME": "x", "WORKERS": 1, "WORK": tmp_path / "work"}
     arguments = {"ARGS": """--metadata '{"a": "$(touch pwned) b"}' --no-shuffle"""}
-    script = tool.repo.root / "scripts" / "sft-data.sh"
-    shown = ok(tool.repo.call(script, "--trim-prefix", **environment, **arguments, DRY_RUN=1))
+    script = (tool.repo.root / "scripts" / "tool.sh", "sft-data")
+    shown = ok(tool.repo.call(*script, "--trim-prefix", **environment, **arguments, DRY_RUN=1))
     assert "--workers 1 --metadata" in shown and shown.endswith("--no-shuffle --trim-prefix\n")
     assert not (tmp_path / "work").exists()
-    assert "rows kept" in ok(tool.repo.call(script, "--trim-prefix", **environment, **arguments))
+    assert "rows kept" in ok(tool.repo.call(*script, "--trim-prefix", **environment, **arguments))
     tool.work = tmp_path / "work"
     assert json.loads(tool.text()) == {"input": "p", "output": "a", "a": "$(touch pwned) b"}
     assert not (tool.repo.root / "pwned").exists()
     assert tool.done()["recipe"]["trim_prefix"] == "true"
-    assert "is already there" in ok(tool.repo.call(script, "--trim-prefix", **environment, **arguments))
-    failed(tool.repo.call(script, **environment, ARGS="--metadata '{"), "a quote that is not closed")
-    failed(tool.repo.call(script, WORK=tmp_path / "work", NAME="y"), "no input; set INPUT")
-    assert "INPUT=" in ok(tool.repo.call(script, "--help"))
+    assert "is already there" in ok(tool.repo.call(*script, "--trim-prefix", **environment, **arguments))
+    failed(tool.repo.call(*script, **environment, ARGS="--metadata '{"), "a quote that is not closed")
+    failed(tool.repo.call(*script, WORK=tmp_path / "work", NAME="y"), "no input; set INPUT")
+    assert "INPUT=" in ok(tool.repo.call(*script, "--help"))

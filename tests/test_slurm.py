@@ -92,7 +92,7 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     wait_until(lambda: len(slurm.losses()) >= 10, 55, first.log)
     for pid in workers(slurm):
         os.kill(pid, signal.SIGSTOP)
-    status = ok(slurm.call("scripts/status.sh", "mini", "1"))
+    status = ok(slurm.call("scripts/tool.sh", "status", "mini", "1"))
     assert re.search(
         rf"^train +running +step \d+/400, saved 0 .*{first.id}:running {second.id}:pending", status, re.MULTILINE
     )
@@ -143,7 +143,7 @@ def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
     ], {name: job.log() for name, job in jobs}  # fmt: skip
     assert "truncated" in jobs[3][1].log() and "Traceback" not in jobs[3][1].log()
     assert not (repo.run_dir() / "average").exists()
-    status = ok(repo.call("scripts/status.sh", "mini", "1"))
+    status = ok(repo.call("scripts/tool.sh", "status", "mini", "1"))
     assert re.search(r"^convert +failed +2/3", status, re.MULTILINE) and re.search(
         r"^eval +cancelled", status, re.MULTILINE
     )
@@ -303,7 +303,7 @@ def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
             slurm.call("scripts/submit.sh", "train", "mini", "1", **hostile),
             f"job {train.id} of this run is still PENDING",
         )
-        shown = ok(slurm.call("scripts/status.sh", "mini", "1", **hostile))
+        shown = ok(slurm.call("scripts/tool.sh", "status", "mini", "1", **hostile))
         assert re.search(rf"^train +pending .*{train.id}:pending", shown, re.MULTILINE), shown
     finally:
         ok(slurm.call("scontrol", "update", "partition=batch", "state=up"))
@@ -435,13 +435,13 @@ def test_status_of_jobs_that_slurm_has_forgotten(copy: Repo) -> None:
     copy.run_dir().mkdir(parents=True)
     rows = [("train", 2), ("train", 6), ("convert", 1), ("average", 3), ("eval", 4), ("results", 5)]
     (copy.run_dir() / "chain.tsv").write_text("".join(f"2026-01-01T00:00:00\t{name}\t{id_}\n" for name, id_ in rows))
-    out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path, SACCT_FORMAT="User"))
+    out = ok(copy.call("scripts/tool.sh", "status", "mini", "1", PATH=path, SACCT_FORMAT="User"))
     assert re.search(r"^train +node_fail +step 0/60, saved 0 +2:failed 6:node_fail$", out, re.MULTILINE), out
     assert re.search(r"^average +cancelled +3:cancelled$", out, re.MULTILINE) and "note:" not in out
     assert re.search(r"^results +- +5:$", out, re.MULTILINE), out
     assert f"local keep='{KEPT}'" in (ROOT / "scripts/slurm.sh").read_text()
     script(bin_, "sacct", 'echo "Slurm accounting storage is disabled" >&2; exit 1')
-    out = ok(copy.call("scripts/status.sh", "mini", "1", PATH=path))
+    out = ok(copy.call("scripts/tool.sh", "status", "mini", "1", PATH=path))
     assert re.search(r"^average +- +3:$", out, re.MULTILINE), out
 
 
@@ -463,7 +463,9 @@ def test_status_from_real_accounts(copy: Repo) -> None:
 
         def status() -> str:
             return ok(
-                copy.call("scripts/status.sh", "mini", "1", PATH=path, SACCT_FORMAT="User", SLURM_TIME_FORMAT="%s")
+                copy.call(
+                    "scripts/tool.sh", "status", "mini", "1", PATH=path, SACCT_FORMAT="User", SLURM_TIME_FORMAT="%s"
+                )
             )
 
         want = [rf"train +failed .* {ids[0]}:failed", rf"convert +completed .* {ids[1]}:completed"]

@@ -1,8 +1,9 @@
 """Check and print a recipe.
 
 python3 python/tools/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
-python3 python/tools/recipe.py qwen7b 1 --files    # the files that hold them, for make and bash
+python3 python/tools/recipe.py qwen7b 1 --files    # the files that hold them, for bash
 python3 python/tools/recipe.py --models            # the known models
+    python3 python/tools/recipe.py --keys              # every key that a recipe may have
 """
 
 import sys
@@ -13,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the packag
 import argparse
 
 from sft.lib.errors import run, usage
+from sft.recipe.keys import KEYS
 from sft.recipe.read import files, load, models
 
 
@@ -22,9 +24,12 @@ def main() -> None:
     arguments.add_argument("round", nargs="?")
     arguments.add_argument("--files", action="store_true", help="print the recipe's files")
     arguments.add_argument("--models", action="store_true", help="print the known models")
+    arguments.add_argument("--keys", action="store_true", help="print every key that a recipe may have")
     args = arguments.parse_args()
     if args.models:
         print("\n".join(models()))
+    elif args.keys:
+        print("\n".join(KEYS))
     elif args.model is None or args.round is None:
         usage("say which MODEL and ROUND; known models: " + " ".join(models()))
     else:

@@ -40,7 +40,7 @@ torchrun_link() {
         fi
     else
         [[ $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
-        [[ ${CONTAINER_RUNTIME:-none} != pyxis ]] || usage "CONTAINER_RUNTIME=pyxis is srun's; submit a job, or take another"
+        [[ $CONTAINER_RUNTIME != pyxis ]] || usage "CONTAINER_RUNTIME=pyxis is srun's; submit a job, or take another"
         torchrun=(--standalone)
     fi
 

@@ -5,8 +5,8 @@
 
 # engine_container: sets SRUN_CONTAINER and BOX. Without a container NeMo-RL has to be installed on every node.
 engine_container() {
-    if [[ ${CONTAINER_RUNTIME:-none} == none && ! -f ${NEMO_RL_DIR:-/opt/nemo-rl}/examples/run_sft.py ]]; then
-        die "NeMo-RL is not in ${NEMO_RL_DIR:-/opt/nemo-rl}; set CONTAINER_RUNTIME to run its image, or NEMO_RL_DIR"
+    if [[ $CONTAINER_RUNTIME == none && ! -f $NEMO_RL_DIR/examples/run_sft.py ]]; then
+        die "NeMo-RL is not in $NEMO_RL_DIR; set CONTAINER_RUNTIME to run its image, or NEMO_RL_DIR"
     fi
     container nemo-rl
 }
@@ -26,11 +26,10 @@ nemo_rl_env() {
     mapfile -t folders < <(stage train --base)
     wait $! || exit 1
     START=${folders[0]} CACHE=${folders[1]} # keyed by the model's content: see python/sft/engines/nemo_rl/link.py
-    export DEVICE NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR=${NEMO_RL_DIR:-/opt/nemo-rl}
+    export DEVICE NRL_MEGATRON_CHECKPOINT_DIR=${CACHE%/*} NEMO_RL_DIR
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNBUFFERED=1 NRL_CONTAINER=1
     if [[ -n ${NET_IFNAME:-} ]]; then export GLOO_SOCKET_IFNAME=$NET_IFNAME NCCL_SOCKET_IFNAME=$NET_IFNAME; fi
     if [[ -n ${PROFILE_STEPS:-} ]]; then # v0.7.0 nemo_rl/utils/nsys.py
-        [[ $PROFILE_STEPS =~ ^[1-9][0-9]*:[1-9][0-9]*$ ]] || usage "PROFILE_STEPS=$PROFILE_STEPS; give FIRST:END, like 3:5"
         export PROFILE_STEPS NRL_NSYS_PROFILE_STEP_RANGE=$PROFILE_STEPS NRL_NSYS_WORKER_PATTERNS='*policy*'
     fi
 }
@@ -81,7 +80,7 @@ engine_train() {
     [[ -n ${SLURM_JOB_ID:-} ]] || usage "engine nemo-rl runs in a Slurm job; use LAUNCHER=slurm, also on a single node"
     [[ $SLURM_JOB_NUM_NODES == "$NODES" ]] ||
         usage "the job has $SLURM_JOB_NUM_NODES nodes, the recipe $NODES; submit it with --nodes=$NODES"
-    [[ $DEVICE == cpu || ${GPUS_FLAG:-} == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
+    [[ $DEVICE == cpu || $GPUS_FLAG == none ]] || ((${SLURM_GPUS_ON_NODE:-0} >= GPUS_PER_NODE)) || # an exclusive job has all of a node's
         usage "the job has ${SLURM_GPUS_ON_NODE:-no} GPUs a node, the recipe $GPUS_PER_NODE; submit it with --gpus-per-node=$GPUS_PER_NODE"
     if [[ -z ${RAY_CPUS:-} ]]; then
         cpus=$(job_cpus)

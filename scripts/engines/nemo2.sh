@@ -8,12 +8,12 @@
 engine_container() {
     local image=${1:-nemo2}
     if [[ $# == 0 && $SCHEMA != nemotron ]]; then image=nemo2-llama3; fi
-    if [[ ${CONTAINER_RUNTIME:-none} == none && ! -x ${NEMO2_PYTHON:-} ]]; then
+    if [[ $CONTAINER_RUNTIME == none && ! -x ${NEMO2_PYTHON:-} ]]; then
         die "NeMo 2.0 is only in NVIDIA's image; set CONTAINER_RUNTIME, or NEMO2_PYTHON to a Python that has it"
     fi
     export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false # before: it hands on what is exported
     container "$image"
-    if [[ ${CONTAINER_RUNTIME:-none} == none ]]; then BOX_PYTHON=$(realpath -s -- "$NEMO2_PYTHON"); fi
+    if [[ $CONTAINER_RUNTIME == none ]]; then BOX_PYTHON=$(realpath -s -- "$NEMO2_PYTHON"); fi
 }
 
 # engine_train: run one link; the first one converts the base model.

@@ -11,7 +11,7 @@
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/../../scripts/lib.sh"
 help_on_request "$@"
-[[ ${BENCH:-data} =~ ^(data|curation|average)$ ]] || usage "BENCH=$BENCH; it is data or curation or average, or all of them without it"
+check_options bench
 load_cluster
 open_venv
 folder=${BENCH_DIR:-}
@@ -21,12 +21,8 @@ if [[ -z $folder ]]; then
 fi
 # bench NAME OPTION=VARIABLE...: NAME_bench.py with those options whose variable is set.
 bench() {
-    local options=() pair name
-    for pair in "${@:2}"; do
-        name=${pair#*=}
-        if [[ -n ${!name:-} ]]; then options+=("--${pair%=*}" "${!name}"); fi
-    done
-    "$VENV/bin/python" "$ROOT/tests/bench/$1_bench.py" "$folder" "${options[@]}"
+    options "${@:2}"
+    "$VENV/bin/python" "$ROOT/tests/bench/$1_bench.py" "$folder" "${OPTIONS[@]}"
 }
 unset WORKERS DATA_FORMAT DATA_FORM DATA_COLUMNS
 save=${BENCH_SAVE:-}

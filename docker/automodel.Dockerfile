@@ -1,8 +1,0 @@
-# Engine automodel: nemo-automodel, NVIDIA's image, checked. Built by: make container ENGINE=automodel
-# BASE_IMAGE comes from docker/versions.env. The project's code is not in the image: a run mounts its own snapshot.
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
-
-COPY docker/smoke.py /opt/nemo-sft-repro/docker/
-RUN python /opt/nemo-sft-repro/docker/smoke.py automodel >/opt/nemo-sft-repro/VERSIONS \
-    && cat /opt/nemo-sft-repro/VERSIONS
