@@ -29,6 +29,7 @@ from sft.lib.done import code_hash, is_done, read_done, recipe_hash, resumable_f
 from sft.lib.errors import Failure, run, usage
 from sft.lib.files import sha256
 from sft.lib.progress import log
+from sft.recipe.chain import ending
 from sft.recipe.command import open_run, run_parser
 from sft.recipe.keys import Recipe, stage_keys
 from sft.rows.chat import ENDS
@@ -78,12 +79,11 @@ def main() -> None:
     again = f"MODEL={args.model} ROUND={args.round}"
     names = recipe["EVAL_SET"].split(",")
     files = {name: test_file(recipe, paths, name, again) for name in names}
-    stage = "average" if paths.final == paths.average else "convert"
-    final = read_done(paths.final, f"run: make {stage} {again}")
+    final = read_done(paths.final, f"run: make {ending(recipe)} {again}")
     start = read_done(paths.start, f"run: make model {again}")
     # One set of problems, as for OpenMathReasoning: its scores and names are flat.
     flat = [kind_of(recipe, name) for name in names] == ["math"]
-    ours = "averaged" if paths.final == paths.average else "trained"
+    ours = "averaged" if ending(recipe) == "average" else "trained"
     keys = stage_keys(recipe, "eval")
     inputs = {"test" if flat else f"test {name}": sha256(path) for name, path in files.items()}
     inputs |= {"baseline": recipe_hash(start["outputs"]), ours: recipe_hash(final["outputs"])}

@@ -14,6 +14,7 @@ from sft.lib.done import is_done, new_folder, read_done, recipe_hash, write_done
 from sft.lib.errors import run
 from sft.lib.files import write_json
 from sft.lib.progress import log
+from sft.recipe.chain import ending
 from sft.recipe.command import open_run, run_parser
 from sft.recipe.keys import Recipe, stage_keys
 from sft.recipe.paths import Paths, converted
@@ -31,7 +32,7 @@ def collect(paths: Paths, recipe: Recipe, again: str) -> dict[str, dict[str, Any
         "seconds": round(sum(step["seconds"] for step in steps), 1),
         "peak_memory_bytes": max(step["peak_memory_bytes"] for step in steps),
     }
-    if paths.final == paths.average:
+    if ending(recipe) == "average":
         done |= finished("average", paths.average)
     return done | finished("eval", paths.eval)
 

@@ -51,18 +51,15 @@ load_defaults() {
     done <"$ROOT/cluster.env.example"
 }
 
-# load_recipe MODEL ROUND: checks the recipe; then every KEY=VALUE of it is a shell variable, and no other key is one: the
-# environment may have any of them.
+# load_recipe MODEL ROUND: checks the recipe; then every key of it is a shell variable, and no other key is one: the
+# environment may have any of them. CHAIN: the stages of its chain.
 load_recipe() {
-    local keys files file
-    files=$(python3 "$ROOT/python/tools/recipe.py" --files -- "$1" "$2") || exit 2
-    mapfile -t keys < <(python3 "$ROOT/python/tools/recipe.py" --keys)
-    wait $! || exit
-    unset "${keys[@]}"
-    while IFS= read -r file; do
-        # shellcheck source=/dev/null
-        . "$file"
-    done <<<"$files"
+    local lines line
+    lines=$(python3 "$ROOT/python/tools/recipe.py" --shell -- "$1" "$2") || exit 2
+    while IFS= read -r line; do
+        unset "${line%%=*}"
+        if [[ $line == *=* ]]; then printf -v "${line%%=*}" %s "${line#*=}"; fi
+    done <<<"$lines"
 }
 
 # dry: whether commands are to be printed, not run.

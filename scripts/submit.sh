@@ -27,9 +27,8 @@ load_recipe "$MODEL" "$ROUND"
 check_options "$STAGE"
 load_defaults
 site_options
-# What has a SCHEMA and one step to average ends with that step (recipe.Paths.final).
-ending=average
-if [[ -n ${SCHEMA:-} && $AVERAGE_STEPS != *,* ]]; then ending=convert; fi
+ending=convert
+if [[ " $CHAIN " == *' average '* ]]; then ending=average; fi
 # What no stage of this chain would look at.
 [[ -z ${MERGE:-} || $STAGE != @(train|convert) || -n ${LORA_RANK:-} ]] ||
     usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
@@ -41,24 +40,16 @@ for name in EVAL_ROWS EVAL_BATCH; do
 done
 case $STAGE in
     train)
-        stages=(train convert)
-        if [[ $ending == average ]]; then stages+=(average); fi
-        if [[ -n ${EVAL_SET:-} ]]; then
-            stages+=(eval results)
-        elif ! dry; then
-            log "recipe $MODEL names no EVAL_SET: the chain ends with $ending"
-        fi
+        read -ra stages <<<"$CHAIN"
+        [[ -n ${EVAL_SET:-} ]] || dry || log "recipe $MODEL names no EVAL_SET: the chain ends with $ending"
         ;;
     cache | convert | average | eval | results) stages=("$STAGE") ;;
     *) usage "no stage '$STAGE'; it is cache, train, convert, average, eval or results" ;;
 esac
 [[ $STAGE != average || $ending == average ]] ||
     usage "recipe $MODEL ends with step $AVERAGE_STEPS, there is nothing to average; run: make convert MODEL=$MODEL ROUND=$ROUND"
-if [[ $ENGINE == nemo-rl ]]; then
-    if [[ $STAGE == train && $BACKEND == megatron ]]; then stages=(cache "${stages[@]}"); fi
-elif [[ $STAGE == cache ]]; then
+[[ $STAGE != cache || $ENGINE == nemo-rl ]] ||
     usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
-fi
 if [[ $LAUNCHER == local ]]; then
     for name in JOBS RUN_AFTER TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE "${!SBATCH_@}"; do
         if given "$name"; then usage "$name=${!name} is for Slurm's jobs; use LAUNCHER=slurm, or leave it out"; fi

@@ -7,6 +7,8 @@ import pytest
 
 from conftest import ROOT, Repo, failed, ok
 from sft.lib.errors import Failure
+from sft.recipe import read
+from sft.recipe.chain import ending, stages
 from sft.recipe.checks import check
 from sft.recipe.keys import KEYS, LINEAR, stage_keys
 from sft.recipe.paths import Paths
@@ -377,6 +379,52 @@ def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
     other = ("RANDOM_", "FILTER_", "GENERATE_", "EVAL_", "CURATE_", "LORA_")
     others = {"SCHEMA", "VARIANT", "DATA_ROUND", "SHUFFLE"}
     assert {key for key in KEYS if not key.startswith(other)} - others <= shown
+
+
+# The chain of every recipe, by hand; where a round is not named it is that of all rounds.
+CHAINS = {
+    "qwen7b": "cache train convert average",
+    "qwen32b": "cache train convert average",
+    "llama31-8b": "cache train convert average",  # one step, which is averaged all the same, as published
+    "reasoning-lora": "train convert eval results",
+    "llama3-sft": "train convert eval results",
+    "tiny": "train convert average eval results",
+    "tiny-reasoning 1": "train convert average eval results",
+    "tiny-reasoning 2": "train convert eval results",
+    "tiny-nemo-rl 1": "cache train convert average eval results",
+    "tiny-nemo-rl fsdp": "train convert average eval results",
+}
+
+
+@pytest.mark.parametrize("run", CHAINS)
+def test_the_stages_of_a_chain(run: str, repo: Repo) -> None:
+    """Python's list is what is queued, in this order."""
+    model, _, only = run.partition(" ")
+    for round_ in [only] if only else rounds(model):
+        recipe = load(model, round_)
+        assert stages(recipe) == CHAINS[run].split()
+        assert ending(recipe) == ("average" if "average" in stages(recipe) else "convert")
+        shown = ok(repo.call("make", "-s", "train", f"MODEL={model}", f"ROUND={round_}", "DRY_RUN=1", "LAUNCHER=slurm"))
+        queued = [line.split("/sbatch/")[1].split(".sbatch")[0] for line in shown.splitlines()]
+        assert list(dict.fromkeys(queued)) == stages(recipe)
+
+
+def test_a_round_starts_from_what_the_first_ended_with(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a recipe with SCHEMA and one step that is the converted step; an adapter alone is no start."""
+    monkeypatch.setattr(read, "RECIPES", repo.root / "recipes")
+    monkeypatch.setattr(read, "ROOT", repo.root)
+    first = load("tiny-reasoning", "1")
+    start = Paths("/w", "tiny-reasoning", "2", load("tiny-reasoning", "2")).start
+    assert str(start) == "/w/runs/tiny-reasoning/round1/average"
+    repo.edit("recipes/tiny-reasoning/round1.env", f"AVERAGE_STEPS={first['AVERAGE_STEPS']}", "AVERAGE_STEPS=450")
+    start = Paths("/w", "tiny-reasoning", "2", load("tiny-reasoning", "2")).start
+    assert str(start) == "/w/runs/tiny-reasoning/round1/convert/step_450"
+    lora = "LORA_RANK=8\nLORA_ALPHA=8\nLORA_DROPOUT=0\nLORA_TARGETS=q_proj\n"
+    repo.edit("recipes/tiny-reasoning/round1.env", "AVERAGE_STEPS=450\n", f"AVERAGE_STEPS=450\n{lora}")
+    words = "round 2 cannot start from round 1, which ends with an adapter"
+    failed(repo.python("tools/recipe", "tiny-reasoning", "2"), words, status=(2,))
+    repo.edit("recipes/tiny-reasoning/round1.env", "START_FROM=base", "START_FROM=round1")
+    failed(repo.python("tools/recipe", "tiny-reasoning", "1"), "START_FROM=round1 in round 1", status=(2,))
 
 
 def test_every_key_is_used_somewhere() -> None:

@@ -1,7 +1,7 @@
 """Check and print a recipe.
 
 python3 python/tools/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
-python3 python/tools/recipe.py qwen7b 1 --files    # the files that hold them, for bash
+python3 python/tools/recipe.py qwen7b 1 --shell    # for bash: every key, with its value if it has one; then CHAIN
 python3 python/tools/recipe.py --models            # the known models
     python3 python/tools/recipe.py --keys              # every key that a recipe may have
 """
@@ -14,15 +14,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the packag
 import argparse
 
 from sft.lib.errors import run, usage
+from sft.recipe.chain import stages
 from sft.recipe.keys import KEYS
-from sft.recipe.read import files, load, models
+from sft.recipe.read import load, models
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", nargs="?")
     arguments.add_argument("round", nargs="?")
-    arguments.add_argument("--files", action="store_true", help="print the recipe's files")
+    arguments.add_argument("--shell", action="store_true", help="print every key, with a value or not, and CHAIN")
     arguments.add_argument("--models", action="store_true", help="print the known models")
     arguments.add_argument("--keys", action="store_true", help="print every key that a recipe may have")
     args = arguments.parse_args()
@@ -34,8 +35,9 @@ def main() -> None:
         usage("say which MODEL and ROUND; known models: " + " ".join(models()))
     else:
         recipe = load(args.model, args.round)
-        if args.files:
-            print("\n".join(str(p) for p in files(args.model, args.round)))
+        if args.shell:
+            print("\n".join(f"{key}={recipe[key]}" if key in recipe else key for key in KEYS))
+            print(f"CHAIN={' '.join(stages(recipe))}")
         else:
             print("\n".join(f"{k}={v}" for k, v in sorted(recipe.items())))
 

@@ -24,6 +24,7 @@ from sft.engines.saved import history, saved_steps
 from sft.eval.metrics import score_rows
 from sft.lib.errors import run
 from sft.lib.files import read_json
+from sft.recipe.chain import ending
 from sft.recipe.command import open_run, run_parser
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths, removed
@@ -111,7 +112,7 @@ def summary(paths: Paths, recipe: Recipe, jobs: dict[str, list[Job]]) -> list[tu
     gone = removed(paths)
     converted = sum((paths.convert / f"step_{s}" / "DONE").is_file() or f"step_{s}" in gone for s in steps)
     folders = {"data": paths.data, "model": paths.start, "train": paths.train, "convert": paths.convert}
-    folders |= {"average": paths.average} if paths.final == paths.average else {}
+    folders |= {"average": paths.average} if ending(recipe) == "average" else {}
     folders |= {"eval": paths.eval, "results": paths.results}
     rows = []
     for name in folders:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sft.plan.shapes import Shape
+from sft.recipe.chain import ending
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 
@@ -171,7 +172,7 @@ def disk(shape: Shape, recipe: Recipe, paths: Paths, data: int) -> dict[str, Any
         "base": (4 if layout.backend == "megatron" else 2) * n if recipe["BASE_SOURCE"] == "hub" else size_ * n,
         "checkpoints": (kept + 1) * per * trained,
         "exports": exports * size_ * trained,
-        "average": size_ * n if paths.final == paths.average else 0,
+        "average": size_ * n if ending(recipe) == "average" else 0,
     }
     folders = {"data": paths.data, "base": paths.base, "checkpoints": paths.train}
     missing = sum(b for k, b in kinds.items() if not (folders.get(k, paths.final) / "DONE").is_file())

@@ -6,7 +6,9 @@ from typing import Any
 from sft.lib.done import read_done
 from sft.lib.errors import Failure
 from sft.lib.files import read_json
+from sft.recipe.chain import ending
 from sft.recipe.keys import Recipe
+from sft.recipe.read import load
 
 # --- where things lie --------------------------------------------------------------------------------------------
 
@@ -35,11 +37,11 @@ class Paths:
         # make sft-data writes there; the set that training validates on, where the recipe names one.
         self.validation = self.work / "data" / recipe.get("VAL_DATASET", "none") / "round1"
         # What training starts from: the patched base, or the model that round 1 ended with.
-        self.start = self.base if recipe["START_FROM"] == "base" else self.run.parent / "round1" / "average"
+        first = recipe["START_FROM"] == "round1"
+        self.start = Paths(work, model, "1", load(model, "1")).final if first else self.base
         # The model that the run ends with: the average, or the one step that there is of it.
-        steps = recipe["AVERAGE_STEPS"].split(",")
-        single = "SCHEMA" in recipe and len(steps) == 1
-        self.final = self.convert / f"step_{steps[0]}" if single else self.average
+        averages = ending(recipe) == "average"
+        self.final = self.average if averages else self.convert / f"step_{recipe['AVERAGE_STEPS']}"
 
 
 def read_data(paths: Paths, again: str) -> dict[str, Any]:

@@ -87,4 +87,9 @@ def load(model: str, round_: str) -> Recipe:
                 usage(f"{path.relative_to(ROOT)}: {key} is already set in another file of the recipe; keep one")
             recipe[key] = value
     check(model, recipe)
+    if recipe["START_FROM"] == "round1":
+        if round_ == "1":
+            usage(f"{model}: START_FROM=round1 in round 1; set START_FROM=base")
+        if "LORA_RANK" in load(model, "1"):
+            usage(f"{model}: round {round_} cannot start from round 1, which ends with an adapter; set START_FROM=base")
     return recipe
