@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from sft.lib.done import describe, is_done, new_folder, recipe_hash, write_done
 from sft.lib.errors import Failure, run, usage
@@ -109,7 +110,7 @@ def remove_inputs(paths: Paths, folders: list[Path]) -> None:
 
 
 def main() -> None:
-    workers = {"type": int, "help": "processes (default: one a core)"}
+    workers: dict[str, Any] = {"type": int, "help": "processes (default: one a core)"}
     if "--of" in sys.argv:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--of", nargs="+", type=Path, required=True, help="the models")

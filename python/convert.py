@@ -143,7 +143,7 @@ def main() -> None:
                     adapter.convert(exported, recipe, paths, part)
                 else:
                     convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
-                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                facts: dict[str, Any] = {"chat_template": give_default(part, trained_turns(recipe, paths))}
                 facts |= {"step": step, "seconds": round(time.time() - started, 1)}
                 write_done(part, keys, inputs, **facts, **describe(part))
             log(f"convert: step {step} in {target}, verified; chat template: {facts['chat_template']}")

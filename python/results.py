@@ -91,8 +91,8 @@ def score_tables(scores: dict[str, Any]) -> list[str]:
             "|---|---|---|---|---|---|",
         ]
         for model, name, on, off in switched:
-            rates = (on["think"], off["think"], on["accuracy"], off["accuracy"])
-            lines.append(f"| {model} | {name} | " + " | ".join(f"{rate:.1%}" for rate in rates) + " |")
+            four = (on["think"], off["think"], on["accuracy"], off["accuracy"])
+            lines.append(f"| {model} | {name} | " + " | ".join(f"{rate:.1%}" for rate in four) + " |")
     return lines
 
 

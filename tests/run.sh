@@ -31,6 +31,7 @@ shellcheck -x "${shell[@]}"
 shfmt -i 4 -ci -d "${shell[@]}"
 ruff check --quiet python tests docker
 ruff format --check --quiet python tests docker
+mypy --no-error-summary
 hadolint docker/*.Dockerfile
 
 log 'tests: shell and make'

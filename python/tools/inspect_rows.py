@@ -17,8 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # where the package sft is
 
+import io
 import os
-import sys
 from collections.abc import Callable
 
 from sft.engines.registry import part
@@ -69,7 +69,8 @@ def main() -> None:
         usage(f"ROW={args.row} is beyond the {total:,} rows of {path}; give a smaller one")
 
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    sys.stdout.reconfigure(errors="backslashreplace")  # half a surrogate pair is shown, not stumbled over
+    if isinstance(sys.stdout, io.TextIOWrapper):  # half a surrogate pair is shown, not stumbled over
+        sys.stdout.reconfigure(errors="backslashreplace")
     first = int(args.row) - 1 if args.row else 0
     batch = int(recipe["GLOBAL_BATCH"])
     # Where the order is kept, the step that the row is of, whole: its bins depend on all of them.

@@ -39,12 +39,12 @@ def choose(path: Path, done: dict[str, Any], most: int, seed: int) -> tuple[list
     """
     rows = done["rows"]["all"]
     if rows > most and done.get("shuffled"):
-        offsets, at = [], 0
+        starts, at = [], 0
         with open(path, "rb") as file:
             for _ in range(most):
-                offsets.append(at)
+                starts.append(at)
                 at += len(file.readline())
-        return offsets, False
+        return starts, False
     offsets = line_offsets(path)
     if rows <= most:
         return [int(o) for o in offsets], True

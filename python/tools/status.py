@@ -114,7 +114,7 @@ def summary(paths: Paths, recipe: Recipe, jobs: dict[str, list[Job]]) -> list[tu
     folders = {"data": paths.data, "model": paths.start, "train": paths.train, "convert": paths.convert}
     folders |= {"average": paths.average} if ending(recipe) == "average" else {}
     folders |= {"eval": paths.eval, "results": paths.results}
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for name in folders:
         queued = jobs.get(name, [])
         done = converted == len(steps) if name == "convert" else (folders[name] / "DONE").is_file()

@@ -200,8 +200,10 @@ def source_folder(recipe: Recipe, paths: Paths, given: Path | None) -> tuple[Pat
             raise Failure(f"DATA_SRC={given} is not a folder; give the one that holds the parquet or JSONL files")
         return given, "local"
     if recipe["DATASET_SOURCE"] != "hub":
-        source, schema = recipe["DATASET_SOURCE"], recipe["SCHEMA"]
-        usage(f"DATASET_SOURCE={source} is not driven with SCHEMA={schema}; set hub, or give DATA_SRC")
+        usage(
+            f"DATASET_SOURCE={recipe['DATASET_SOURCE']} is not driven with SCHEMA={recipe['SCHEMA']}; set hub, or give "
+            "DATA_SRC"
+        )
     source = paths.dataset / "source"
     patterns = FILES[recipe["SCHEMA"]]
     return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)

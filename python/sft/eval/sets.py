@@ -119,7 +119,7 @@ def mmlu_row(row: dict[str, Any], place: str) -> Row:
     texts = [row["question"], *choices] if isinstance(choices, list) else []
     if len(texts) != 5 or not all(isinstance(text, str) for text in texts) or right not in range(4):
         raise Failure(f"{place}: not a question, four choices and an answer from 0 to 3; mend or remove it")
-    return row_of(*texts[:1], texts[1:], right, row["subject"])
+    return row_of(texts[0], texts[1:], right, row["subject"])
 
 
 def files_of(name: str, source: Path) -> list[Path]:

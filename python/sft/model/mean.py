@@ -201,7 +201,7 @@ class Mean:
         upper, half, one, places = np.uint32(0xFFFF0000), np.uint32(0x7FFF), np.uint32(1), np.uint32(16)
         raw, total, more = self.raw[: 4 * words].view(np.uint32), self.total[: 2 * words], self.more[: 2 * words]
         self.raw[size : 4 * words] = 0
-        buffer = memoryview(self.raw)[:size]
+        buffer = self.raw.data[:size]
         for n in range(self.count):
             read(n, buffer)
             bits = (more if n else total).view(np.uint32)
@@ -223,7 +223,7 @@ class Mean:
     def f16(self, size: int, read: Callable[[int, memoryview], None]) -> None:
         np = self.np
         raw, total, more = self.raw[:size].view(np.float16), self.total[: size // 2], self.more[: size // 2]
-        buffer = memoryview(self.raw)[:size]
+        buffer = self.raw.data[:size]
         for n in range(self.count):
             read(n, buffer)
             np.copyto(more if n else total, raw)
@@ -235,7 +235,7 @@ class Mean:
     def f32(self, size: int, read: Callable[[int, memoryview], None]) -> None:
         np = self.np
         total, more = self.raw[:size].view(np.float32), self.more[: size // 4]
-        read(0, memoryview(self.raw)[:size])
+        read(0, self.raw.data[:size])
         for n in range(1, self.count):
             read(n, memoryview(more.view(np.uint8)))
             np.add(total, more, out=total)
@@ -256,7 +256,7 @@ class Mean:
         if signed.max() >= limit or unsigned.max() >= limit | 1 << (width - 1):
             bad = (unsigned & ((1 << (width - 1)) - 1)) >= limit
             raise ValueError(span.start + done + int(bad.argmax()) * width // 8)
-        return memoryview(made)
+        return made.data
 
 
 @dataclass

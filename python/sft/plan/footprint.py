@@ -64,7 +64,7 @@ def activation_bytes(shape: Shape, tp: int, sequence_parallel: bool) -> float:
     TP divides what is split by heads or width; sequence parallelism divides the 4h, too.
     """
     residual = 4 * shape.hidden
-    inner = 2 * (shape.q + shape.kv) + shape.qk_norm * (shape.q + shape.kv)
+    inner: float = 2 * (shape.q + shape.kv) + shape.qk_norm * (shape.q + shape.kv)
     dense, sparse = 3 * shape.ffn, shape.top_k * (3 * shape.moe_ffn + 2 * shape.hidden)
     share = shape.sparse_layers / shape.layers
     inner += dense * (1 - share) + sparse * share

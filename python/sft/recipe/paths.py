@@ -38,10 +38,10 @@ class Paths:
         self.validation = self.work / "data" / recipe.get("VAL_DATASET", "none") / "round1"
         # What training starts from: the patched base, or the model that round 1 ended with.
         first = recipe["START_FROM"] == "round1"
-        self.start = Paths(work, model, "1", load(model, "1")).final if first else self.base
+        self.start: Path = Paths(work, model, "1", load(model, "1")).final if first else self.base
         # The model that the run ends with: the average, or the one step that there is of it.
         averages = ending(recipe) == "average"
-        self.final = self.average if averages else self.convert / f"step_{recipe['AVERAGE_STEPS']}"
+        self.final: Path = self.average if averages else self.convert / f"step_{recipe['AVERAGE_STEPS']}"
 
 
 def read_data(paths: Paths, again: str) -> dict[str, Any]:

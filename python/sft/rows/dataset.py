@@ -6,10 +6,9 @@ memory.
 """
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -47,7 +46,7 @@ class SftDataset:
     def __init__(self, path: str, seq_len: int, end_of_turn: str, tokenizer: Tokenizer):
         self.path, self.seq_len, self.end_of_turn, self.tokenizer = Path(path), seq_len, end_of_turn, tokenizer
         self.offsets = line_offsets(self.path)
-        self.file = None
+        self.file: BinaryIO | None = None
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -94,9 +93,10 @@ class SftDataset:
         return {"input_ids": ids[:-1], "labels": labels[1:], "attention_mask": [1] * (len(ids) - 1)}
 
 
-def line_offsets(path: Path) -> Sequence[int]:
+def line_offsets(path: Path) -> Any:
     """Byte offset of every line of a file, as an int64 array."""
-    offsets, position = [0], 0
+    offsets: list[Any] = [0]
+    position = 0
     with open(path, "rb") as file:
         while block := file.read(1 << 24):
             found = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == 10)

@@ -82,6 +82,7 @@ class TokenCounter:
         longest_first = sorted((token.content for token in added), key=len, reverse=True)  # as the library matches
         self.added = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
         self.kind = self.find_kind()
+        self.cut: Callable[[str], list[str]] = self.kind.findall if self.kind else list
         self.cached = self.kind is not None and not any(
             token.lstrip or token.rstrip or "\n" in token.content for token in added
         )
@@ -103,7 +104,7 @@ class TokenCounter:
         normalizer, pre = (json.loads(part.__getstate__()) if part else {} for part in parts)
         split, last = ([*pre.get("pretokenizers", []), {}, {}])[:2]
         model = self.tokenizer.model
-        pattern = (split.get("pattern") or {}).get("Regex")
+        pattern = str((split.get("pattern") or {}).get("Regex"))
         kind = KINDS.get((pattern, normalizer.get("type")))
         known = (
             len(pre.get("pretokenizers", [])) == 2
@@ -188,14 +189,14 @@ class TokenCounter:
             return self.word(before, word[:cut]) + self.starts[word[cut:]]
         if not word.isascii():
             return self.encode(before + word)
-        return sum(map(self.pieces.__getitem__, self.kind.findall(before + word)))
+        return sum(map(self.pieces.__getitem__, self.cut(before + word)))
 
     def block(self, text: str) -> int:
         if not text:
             return 0
         runs = text.endswith("  ") or any(run in text for run in RUNS)
         if runs and text.isascii() and self.plain(text):
-            return sum(map(self.pieces.__getitem__, self.kind.findall(text)))
+            return sum(map(self.pieces.__getitem__, self.cut(text)))
         if runs or not self.plain(text):
             lines = CUT.split(text)
             return sum(map(self.block, lines)) if len(lines) > 1 else self.encode(text)

@@ -148,7 +148,7 @@ def value(text: str) -> Number:
 
 
 def evaluate(node: ast.AST) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return node.value
     if isinstance(node, ast.UnaryOp) and type(node.op) in (ast.UAdd, ast.USub):
         operand = evaluate(node.operand)
@@ -193,9 +193,12 @@ def wrong(text: str) -> bool:
         if not others:
             continue
         try:
-            if not math.isclose(value(solve(first)[-1]), value(others[-1]), rel_tol=TOLERANCE):
+            left, right = value(solve(first)[-1]), value(others[-1])
+            if isinstance(left, complex) or isinstance(right, complex):
+                continue
+            if not math.isclose(left, right, rel_tol=TOLERANCE):
                 return True
-        except (ValueError, TypeError, OverflowError):  # the last two: complex numbers, and integers beyond a float
+        except (ValueError, OverflowError):  # the last: integers beyond a float
             continue
     return False
 

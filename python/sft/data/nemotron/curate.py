@@ -120,7 +120,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
     index.tofile(shard_file(job.folder, part.name, "index"))
     for column, output in ((3, "training"), (4, "messages")):
         stream = shuffle.Stream(shard_file(job.folder, part.name, output))
-        stream.write(memoryview(row[column]) for row in ordered)
+        stream.write(memoryview(bytes(row[column])) for row in ordered)
         stream.close()
     result = Curated(
         part.name,

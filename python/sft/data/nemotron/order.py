@@ -38,11 +38,12 @@ def edges(folder: Path, made: list[Curated], mode: str, most: int) -> list[Edge]
             found = by_length(shard)
             for length, column in large.items():
                 column[number] = int(found[length]) if length < len(found) else 0
-    found_edges, fill = [], 0
+    found_edges: list[Edge] = []
+    fill = 0
     for length in map(int, np.flatnonzero(sizes)):
-        for shard, size in enumerate(large.get(length, [int(sizes[length])])):
+        for number, size in enumerate(large.get(length, [int(sizes[length])])):
             if fill and fill + size > most:
-                found_edges.append((length, shard))
+                found_edges.append((length, number))
                 fill = 0
             fill += size
     return [*found_edges, (len(sizes), 0)]

@@ -272,7 +272,7 @@ def render(recipe: Recipe, paths: Paths, base: Path, saved: Path, exported: Path
     if recipe["DTYPE"] != "bfloat16" or recipe["PACKING"] != "false":
         usage("engine nemo2 is driven here with DTYPE=bfloat16 and PACKING=false; set both, or take engine automodel")
     published, tutorial = recipe["VARIANT"] == "published", recipe["SCHEMA"] == "nemotron"
-    made = {
+    made: dict[str, Data] = {
         "environment": ENVIRONMENT,
         "import": {
             "_target_": f"{LLM}.import_ckpt",

@@ -85,7 +85,8 @@ def opened(recipe: Recipe, paths: Paths, args: Any) -> tuple[dict[str, Data], Pa
     if bool(args.export) != bool(args.target):
         usage("--export STEP and --target DIR go together; give both")
     config = render(recipe, paths, base, saved.get(step, paths.train / "checkpoints"), args.target)
-    os.environ.update({k: os.environ.get(k, v) for k, v in config.pop("environment").items()})
+    for name, value in config.pop("environment").items():
+        os.environ.setdefault(name, value)
     return config, base
 
 
