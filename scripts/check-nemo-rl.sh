@@ -74,6 +74,6 @@ scripts/model.sh tiny-nemo-rl 1
 scripts/data.sh tiny-nemo-rl 1
 rounds=$(sed -n 's/^ROUNDS=//p' recipes/tiny-nemo-rl/tiny-nemo-rl.env)
 for round in ${rounds//,/ }; do
-    "$VENV/bin/python" tests/nemo_rl_check.py tiny-nemo-rl "$round" --work "$WORK"
+    "$VENV/bin/python" tests/engines/nemo_rl_check.py tiny-nemo-rl "$round" --work "$WORK"
 done
-"$VENV/bin/python" tests/nemo_rl_trace.py --work "$WORK" --checkout "$NEMO_RL_DIR" --to "${TRACE:-$WORK/trace.json}"
+"$VENV/bin/python" tests/engines/nemo_rl_trace.py --work "$WORK" --checkout "$NEMO_RL_DIR" --to "${TRACE:-$WORK/trace.json}"

@@ -31,4 +31,4 @@ fi
 exec {fd}>&-
 cd -- "$ROOT"
 # The libraries' own talk of absent GPU packages is no news to anybody.
-PYTHONPATH=python PYTHONWARNINGS=ignore HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES='' "$NEMO2_VENV/bin/python" tests/nemo2_check.py
+PYTHONPATH=python PYTHONWARNINGS=ignore HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES='' "$NEMO2_VENV/bin/python" tests/engines/nemo2_check.py

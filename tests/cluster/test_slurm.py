@@ -13,10 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from test_train import workers
 
 from conftest import ROOT, Repo, failed, ok, running_slurm
 from sft.engines.saved import saved_steps
-from test_train import workers
 from tools.status import KEPT
 
 
@@ -224,7 +224,7 @@ def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo
 def test_a_machine_without_slurm_fails_in_ci_and_skips_elsewhere(tmp_path: Path) -> None:
     """The fixture with a cluster that cannot come up: a port that is none."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/nested"]
-    command += ["-p", "no:xdist", f"{ROOT}/tests/test_slurm.py", "-k", "wrong_jobs"]
+    command += ["-p", "no:xdist", f"{ROOT}/tests/cluster/test_slurm.py", "-k", "wrong_jobs"]
     env = {k: v for k, v in os.environ.items() if k != "CI" and not k.startswith("PYTEST")} | {"PORT_BASE": "none"}
     for ci, code, word in ((None, 0, "1 skipped"), ("true", 1, "1 error")):
         run = subprocess.run(

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_tokens import ATOMS, BLANK
 
 from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
 from sft.data.nemotron import fetch, language, rules, select
@@ -26,7 +27,6 @@ from sft.data.nemotron.template import Rules, Template, Tokens
 from sft.lib.errors import Failure
 from sft.recipe.read import load
 from sft.rows.tokens import TokenCounter
-from test_tokens import ATOMS, BLANK
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 

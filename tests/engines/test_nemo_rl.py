@@ -82,7 +82,7 @@ def hydra(lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.Completed
         message = f"no {HYDRA}; run: scripts/setup.sh test"
         pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
     return subprocess.run(
-        [HYDRA, ROOT / "tests/hydra_apply.py"],
+        [HYDRA, ROOT / "tests/engines/hydra_apply.py"],
         input=json.dumps({"keys": keys, "overrides": lines}),
         capture_output=True,
         text=True,

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from test_slurm import Job, submit, wait_until
 
 from conftest import ROOT, Repo, ok
 from sft.engines import saved
 from sft.engines.nemo_rl import driver_log
-from test_slurm import Job, submit, wait_until
 
 pytestmark = pytest.mark.slow
 STANDIN = Path(sys.prefix) / "standin"

@@ -1,6 +1,6 @@
 """Record what NeMo-RL itself wrote and printed in the runs of tiny-nemo-rl, for what stands in for it in the tests.
 
-    python tests/nemo_rl_trace.py --work WORK --checkout NEMO_RL_DIR --to tests/traces/nemo-rl-v0.7.0.json
+    python tests/engines/nemo_rl_trace.py --work WORK --checkout NEMO_RL_DIR --to tests/traces/nemo-rl-v0.7.0.json
 
 Of each round: the files of the last checkpoint with their sizes and kinds, the keys of those that have some; the lines
 of the first link that the project reads, and every other line of the driver once, as a pattern; how the links ended.
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 from sft.engines.nemo_rl import driver_log
 from sft.engines.saved import saved_steps
 from sft.lib.errors import run

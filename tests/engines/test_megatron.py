@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_ray import STANDIN, image
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,7 +25,6 @@ from transformers import (
 from conftest import ROOT, Repo, ok
 from sft.engines.nemo_rl import row as nemo_rl_row
 from sft.rows import dataset, packing
-from test_ray import STANDIN, image
 
 pytestmark = pytest.mark.slow
 COMMON = {
@@ -80,7 +80,7 @@ def test_a_base_model_survives_megatron_bit_by_bit(tmp_path: Path, prepared_mega
             folder = tmp_path / f"{name}-{dtype}"
             write_model(folder, name, getattr(torch, dtype), prepared_mega.work / "models/mega")
             entries.append(f"{folder}:{dtype}")
-    ok(standin("tests/megatron_roundtrip.py", *entries))
+    ok(standin("tests/engines/megatron_roundtrip.py", *entries))
     for entry in entries:
         folder, _, dtype = entry.partition(":")
         before, after = (load_file(f"{path}/model.safetensors") for path in (folder, f"{folder}-again"))
@@ -121,7 +121,7 @@ def test_packed_rows_mean_the_same_to_megatron(
     (tmp_path / "rows.json").write_text(json.dumps(rows))
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", processes)
     folders = [tmp_path / name for name in names]
-    out = ok(standin(*torchrun, "tests/megatron_parity.py", tmp_path / "rows.json", *folders))
+    out = ok(standin(*torchrun, "tests/engines/megatron_parity.py", tmp_path / "rows.json", *folders))
     models = json.loads(out.splitlines()[-1])
     assert list(models) == [str(folder) for folder in folders]
     answers = sum(sum(row["loss"]) for row in rows["rows"])

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+from test_sft_data import Tool, chatml, generation, tool, write  # noqa: F401 (fixtures)
+
 from conftest import Repo, ok
 from sft.rows import control
-from test_sft_data import Tool, chatml, generation, tool, write  # noqa: F401 (fixtures)
 
 
 def test_each_text_counts_once_for_each_token() -> None:

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_train import link, ok_link, wait_for_step, workers
 
 from conftest import ROOT, Repo, failed, ok
 from little import LORA, little, write_recipe
 from sft.engines import saved as engines_saved
 from sft.rows.chat import ENDS
-from test_train import link, ok_link, wait_for_step, workers
 
 TARGETS = LORA["LORA_TARGETS"].split(",")
 
@@ -44,7 +44,7 @@ def record(repo: Repo, model: str, processes: int = 1) -> Path:
     folder.mkdir(parents=True)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     ok(repo.call(
-        *command, ROOT / "tests/recording.py", model, "1", "--work", repo.work,
+        *command, ROOT / "tests/engines/recording.py", model, "1", "--work", repo.work,
         PYTHONPATH=repo.root / "python", RECORD=folder,
     ))  # fmt: skip
     ok(repo.stage("train", model, "--check"))

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-
 import test_ray
-from conftest import ROOT, Repo, failed
 from nemo_rl_trace import describe, pattern
+
+from conftest import ROOT, Repo, failed
 from sft.engines.nemo_rl import driver_log
 
 TRACE = json.loads((ROOT / "tests/traces/nemo-rl-v0.7.0.json").read_text(encoding="utf-8"))
@@ -87,7 +87,12 @@ def test_every_file_of_the_stand_in_is_one_of_nemo_rl(mega: Repo, tmp_path: Path
         "HF_HUB_OFFLINE": "1",
         "OMP_NUM_THREADS": "1",
     }
-    command = [test_ray.STANDIN / "bin/python", ROOT / "tests/standin_save.py", mega.work / "models/mega", tmp_path]
+    command = [
+        test_ray.STANDIN / "bin/python",
+        ROOT / "tests/engines/standin_save.py",
+        mega.work / "models/mega",
+        tmp_path,
+    ]
     subprocess.run(command, env=env, check=True, timeout=300)
     real = {without_rank(name): fact for name, fact in TRACE["rounds"]["1"]["checkpoint"].items()}
     ours = {without_rank(name): fact for name, fact in describe(tmp_path / "step_3").items()}

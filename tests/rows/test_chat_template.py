@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+from test_sft_data import save_tokenizer
 
 from conftest import ROOT
 from sft.rows import chat
-from test_sft_data import save_tokenizer
 
 CHATML = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"

@@ -1,12 +1,12 @@
 """A checkpoint as the stand-in for NeMo-RL saves it, without Ray: for test_trace.py, by the stand-in's Python.
 
-python tests/standin_save.py MODEL FOLDER     # writes FOLDER/step_3
+python tests/engines/standin_save.py MODEL FOLDER     # writes FOLDER/step_3
 """
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent / "standin/nemo-rl/examples"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "standin/nemo-rl/examples"))
 import run_sft
 
 

@@ -44,7 +44,7 @@ from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 from sft.recipe.read import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 RUNS = [
     (m, r) for m in ("reasoning-lora", "reasoning-full", "llama3-sft", "llama3-lora") for r in ("nemo2", "published")
 ]
@@ -372,7 +372,7 @@ def check_resume(folder: Path) -> None:
 
 def check_facts() -> int:
     """The record of what the code reads of NeMo: its text stands in this release's files, too; returns their number."""
-    facts = json.loads((ROOT / "tests" / "nemo2_facts.json").read_text())["facts"]
+    facts = json.loads((ROOT / "tests/engines/nemo2_facts.json").read_text())["facts"]
     for fact in facts:
         file = Path(nemo.__file__).parent.parent / fact["upstream"]
         assert fact["text"] in file.read_text(), f"{fact['upstream']} has no {fact['text']!r} any more: {fact['fact']}"

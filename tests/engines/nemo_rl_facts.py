@@ -1,7 +1,7 @@
 """What a checkout of NeMo-RL says of its SFT configuration: each key with its default, its types and whether it must be
 there, as python/sft/engines/nemo_rl/versions.json records it.
 
-    PYTHON tests/nemo_rl_facts.py NEMO_RL_DIR >facts.json
+    PYTHON tests/engines/nemo_rl_facts.py NEMO_RL_DIR >facts.json
 
 PYTHON: one that can import nemo_rl (make check-nemo-rl has one). The defaults are those of examples/configs/sft.yaml as
 OmegaConf reads it, the types those that pydantic makes of nemo_rl.algorithms.sft.MasterConfig.

@@ -1,6 +1,6 @@
 """One round of tiny-nemo-rl by NeMo-RL itself: its chain in Slurm, of which the first link is killed; what it made.
 
-    python tests/nemo_rl_check.py tiny-nemo-rl 1 --work WORK      # of scripts/check-nemo-rl.sh
+    python tests/engines/nemo_rl_check.py tiny-nemo-rl 1 --work WORK      # of scripts/check-nemo-rl.sh
 
 Writes check.json into the run: the figures that were compared. Raises Failure where one is not what it has to be.
 """
@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
+sys.path.insert(0, str(Path(__file__).parents[2] / "python"))
 from sft.engines.nemo_rl import driver_log
 from sft.engines.nemo_rl import row as nemo_rl_row
 from sft.engines.saved import saved_steps

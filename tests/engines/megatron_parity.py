@@ -1,6 +1,6 @@
 """Megatron-Core's own forward and backward on packed rows against transformers' on the same rows one by one.
 
-    torchrun --nproc-per-node TP tests/megatron_parity.py ROWS.json MODEL... >differences.json
+    torchrun --nproc-per-node TP tests/engines/megatron_parity.py ROWS.json MODEL... >differences.json
 
 Run by test_megatron.py with the Python of docker/requirements-standin.txt. ROWS.json: {"rows": [{"ids": [...], "loss":
 [...]}], "packs": [[row, ...], ...], "unit": n}; a row is padded to a multiple of unit tokens, as NeMo-RL does. Printed

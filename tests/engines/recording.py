@@ -1,6 +1,6 @@
 """python/engine.py, with what reaches the model on record: under torchrun, in place of it.
 
-    RECORD=FOLDER torchrun --nproc-per-node 2 tests/recording.py little 1 --work work
+    RECORD=FOLDER torchrun --nproc-per-node 2 tests/engines/recording.py little 1 --work work
 
 Writes FOLDER/<rank>.jsonl, a line for each forward pass of training: input_ids and position_ids. When the engine saves
 its last step, FOLDER/logits.pt gets the logits of its own model, as it is in memory then, for the first rows.

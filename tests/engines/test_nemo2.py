@@ -121,7 +121,7 @@ def test_corrected_differs_only_in_what_was_wrong() -> None:
 @pytest.mark.parametrize("image", ["24.12", "25.04.01"])
 def test_the_images_know_every_argument(image: str) -> None:
     """The real classes of make check-nemo2 are newer than the images': the names that the images' sources have."""
-    known = json.loads((ROOT / "tests" / "nemo2_arguments.json").read_text())[image]
+    known = json.loads((ROOT / "tests/engines/nemo2_arguments.json").read_text())[image]
     checked = 0
 
     def check(data: object) -> None:
@@ -235,7 +235,7 @@ def test_a_link_cleans_before_it_trains(ready: Repo) -> None:
 
 
 def facts() -> list[dict]:
-    return json.loads((ROOT / "tests/nemo2_facts.json").read_text())["facts"]
+    return json.loads((ROOT / "tests/engines/nemo2_facts.json").read_text())["facts"]
 
 
 def test_what_is_read_of_nemo_is_on_record() -> None:

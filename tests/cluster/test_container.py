@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_slurm import Job
 
 from conftest import ROOT, SLURM, Repo, failed, missing, ok, running_slurm
-from test_slurm import Job
 
 ENGINES = ("automodel", "cpu", "nemo-rl", "nemo2", "nemo2-llama3")
 DIGEST = "sha256:" + "0" * 64

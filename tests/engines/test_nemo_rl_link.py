@@ -1,6 +1,6 @@
 """A link of NeMo-RL but for the cluster: checkpoints, the driver's log, what is reserved, the cache's identity.
 
-The log's lines are those of v0.7.0's nemo_rl/algorithms/sft.py; tests/test_ray.py runs whole links.
+The log's lines are those of v0.7.0's nemo_rl/algorithms/sft.py; tests/cluster/test_ray.py runs whole links.
 """
 
 import json

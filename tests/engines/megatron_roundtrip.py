@@ -1,6 +1,6 @@
 """Hugging Face folders to Megatron checkpoints and back, by the stand-in for NeMo-RL's image.
 
-    python tests/megatron_roundtrip.py FOLDER:DTYPE...     # writes FOLDER-megatron and FOLDER-again
+    python tests/engines/megatron_roundtrip.py FOLDER:DTYPE...     # writes FOLDER-megatron and FOLDER-again
 
 Run by test_megatron.py, all models in one process: the imports take longer than a model.
 """
