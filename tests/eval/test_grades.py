@@ -134,3 +134,34 @@ def test_what_is_no_answer_is_never_right(answer: str | None) -> None:
 )
 def test_boxes_as_people_write_them(text: str, content: str | None) -> None:
     assert boxed(text) == content
+
+
+@pytest.mark.parametrize(
+    "text,answer",
+    [
+        ("no answer", None),
+        ("\\boxed{1} then \\boxed{42}", "42"),
+        ("\\boxed{\\frac{1}{2}}.", "\\frac{1}{2}"),
+        ("\\boxed{1} \\boxed{2", None),  # cut off: the last one never closes
+        ("\\boxed{}", ""),
+    ],
+)
+def test_the_answer_is_the_last_box(text: str, answer: str | None) -> None:
+    assert boxed(text) == answer
+
+
+@pytest.mark.parametrize(
+    "expected,answer,verdict",
+    [
+        ("138", "138", True),
+        ("138", "138.0", True),
+        ("0.5", "\\frac{1}{2}", True),
+        ("2\\sqrt{3}", "\\sqrt{12}", True),
+        ("138", "139", False),
+        ("138", "", False),
+        ("138", None, False),
+        ("138", "\\frac{", False),
+    ],
+)
+def test_grades(expected: str, answer: str | None, verdict: bool) -> None:
+    assert correct(expected, answer) is verdict
