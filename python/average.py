@@ -110,7 +110,7 @@ def remove_inputs(paths: Paths, folders: list[Path]) -> None:
 
 
 def main() -> None:
-    workers: dict[str, Any] = {"type": int, "help": "processes (default: one a core)"}
+    workers: dict[str, Any] = {"type": int, "help": "processes (default: one per core)"}
     if "--of" in sys.argv:
         parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
         parser.add_argument("--of", nargs="+", type=Path, required=True, help="the models")

@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--format", choices=FORMATS, default="jsonl", help="of the output files (default: jsonl)")
     parser.add_argument("--form", choices=FORMS, default="text", help="rows of input and output, or of messages")
     parser.add_argument("--columns", default="", help="columns of the source to keep beside them, separated by commas")
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     args, recipe, paths = open_run(parser)
     MAKERS[recipe.get("SCHEMA", "openmath")].make(args, recipe, paths)
 

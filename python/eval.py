@@ -13,7 +13,7 @@ VARIANT=published asks with thinking on only, as the tutorial does, and gives qu
 EVAL_TEMPERATURE the answers are greedy, else sampled with SEED. Each \\boxed{} is graded by sft/eval/grades.py.
 
 Writes WORK/runs/<model>/round<N>/eval/: one JSONL of generations per model, set and mode, and DONE with the rates. An
-interrupted run is gone on with at the first batch that is not there. The base is loaded with its config as published:
+interrupted run resumes at the first batch that is missing. The base is loaded with its config as published:
 patching RoPE is part of training. A result that is a PEFT adapter is attached to the model that training started from.
 """
 

@@ -145,7 +145,7 @@ fi
 digest=$(base_digest) || digest=
 if ! has "$image"; then
     log "container: building $image; its log is $log"
-    run "${build[@]}" || die "the image of $ENGINE could not be built ($(reason)); see $log, mend $file"
+    run "${build[@]}" || die "the image of $ENGINE could not be built ($(reason)); see $log, fix $file"
 fi
 found=$(versions 2>>"$log") || die "$image holds no result of its smoke test; remove it and run this again"
 if [[ $target == /* ]]; then

@@ -6,7 +6,7 @@
 # LANG_MODEL=file   the curation's fastText language model, in place of the download from LANG_MODEL_URL
 # DATA_FORMAT=parquet, DATA_FORM=messages, DATA_COLUMNS=a,b   other outputs of OpenMathReasoning than input/output JSONL
 # REPORT=none      no token lengths and steps per epoch at the end
-# WORKERS=n         processes (default: one a core)
+# WORKERS=n         processes (default: one per core)
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"

@@ -94,10 +94,10 @@ container_mounts() {
         dst=${dst:-$src}
         [[ $src == /?* && $dst == /?* && $flag =~ ^(ro)?$ && $src$dst != *[,\ ]* ]] ||
             usage "'$entry' cannot be mounted; give src[:dst[:ro]] with absolute paths without blanks, commas and colons"
-        [[ -e $src ]] || dry || die "$src does not exist and cannot be mounted; create it, or mend CONTAINER_MOUNTS"
+        [[ -e $src ]] || dry || die "$src does not exist and cannot be mounted; create it, or fix CONTAINER_MOUNTS"
         src=${src%/} dst=${dst%/}
         [[ -z ${have[$dst]:-} || ${have[$dst]} == "$src:$dst${flag:+:$flag}" ]] ||
-            usage "two mounts at $dst; mend CONTAINER_MOUNTS"
+            usage "two mounts at $dst; fix CONTAINER_MOUNTS"
         have[$dst]=$src:$dst${flag:+:$flag}
     done
     mapfile -t entries < <(printf '%s\n' "${!have[@]}" | LC_ALL=C sort)
@@ -150,7 +150,7 @@ container() {
 
     case $runtime in
         pyxis)
-            # The flags of NeMo-RL's own launcher. The names, because a variable of the image goes before the job's else.
+            # The flags of NeMo-RL's own launcher. By name, or the image's variables would win.
             mapfile -t names < <(printf '%s\n' "${names[@]}" | grep -v '^SLURM_')
             SRUN_CONTAINER=(
                 --container-image="$image"

@@ -41,8 +41,8 @@ job_cpus() {
     printf '%s\n' "${list%%[!0-9]*}"
 }
 
-# job_end: when the job ends, in seconds since the epoch; nothing where it has no limit. squeue goes before the variable,
-# which Slurm sets at the job's start: a limit may be changed later.
+# job_end: when the job ends, in seconds since the epoch; nothing where it has no limit. squeue takes precedence over the
+# variable, which Slurm sets when the job starts: a limit may be changed later.
 job_end() {
     local end='' try
     for try in 1 2 3; do
@@ -51,7 +51,7 @@ job_end() {
     done
     end=${end:-${SLURM_JOB_END_TIME:-}}
     [[ $end =~ ^([0-9]{9,}|N/A|NONE|UNLIMITED)$ ]] ||
-        die "the end of job $SLURM_JOB_ID cannot be read (squeue does not say); mend squeue on the nodes, or set SAVE_RESERVE=0 for links that save only at SAVE_EVERY"
+        die "the end of job $SLURM_JOB_ID cannot be read (squeue does not say); fix squeue on the nodes, or set SAVE_RESERVE=0 for links that save only at SAVE_EVERY"
     if [[ $end =~ ^[0-9]+$ ]]; then printf '%s\n' "$end"; fi
 }
 

@@ -176,7 +176,7 @@ refused() {
         die "$1 (${said:-it says nothing}), and scancel failed; run: scancel ${ids[*]}"
     fi
     : >"$RUN/chain.tsv"
-    die "$1 (${said:-it says nothing}); mend cluster.env or the recipe; nothing is queued"
+    die "$1 (${said:-it says nothing}); fix cluster.env or the recipe; nothing is queued"
 }
 
 queue_chain() {

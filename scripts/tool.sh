@@ -44,7 +44,7 @@ tool_plan() {
 #
 # ROWS=n         count n rows, 0: all of them (default: a random 2,000)
 # TOKENIZER=dir  in place of the base model's
-# WORKERS=n      processes (default: one a core)
+# WORKERS=n      processes (default: one per core)
 tool_report() {
     open_stage tools/report "$@"
     options rows=ROWS tokenizer=TOKENIZER workers=WORKERS
@@ -77,7 +77,7 @@ tool_status() {
 # INPUT='gen/output-rs*.jsonl'   graded generations: globs with commas, or else blanks, between
 # NAME=mydata                    of the data set
 # ARGS='--tokenizer dir --prompt-config generic/math'   options, quoted as in a shell; OPTION... are added to them
-# WORKERS=n                      processes (default: one a core)
+# WORKERS=n                      processes (default: one per core)
 #
 # The options: .venv/bin/python python/tools/sft_data.py --help
 tool_sft-data() {

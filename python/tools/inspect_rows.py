@@ -69,7 +69,7 @@ def main() -> None:
         usage(f"ROW={args.row} is beyond the {total:,} rows of {path}; give a smaller one")
 
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    if isinstance(sys.stdout, io.TextIOWrapper):  # half a surrogate pair is shown, not stumbled over
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a lone surrogate is shown, not stumbled over
         sys.stdout.reconfigure(errors="backslashreplace")
     first = int(args.row) - 1 if args.row else 0
     batch = int(recipe["GLOBAL_BATCH"])

@@ -4,7 +4,7 @@
     python3 python/tools/plan.py qwen7b 1 --work /lustre/me/sft --time-limit 4:00:00 --jobs    # only the number of jobs
 
 Standard library only, so it runs on any login node, before data or model are there: then it assumes, and says what.
-Each function states its formula and where that comes from. Nothing here has been held against a GPU.
+Each function states its formula and where that comes from. Not yet compared with a real GPU.
 """
 
 import sys
@@ -23,7 +23,7 @@ from sft.recipe.keys import Recipe
 
 
 def render(plan: dict[str, Any], recipe: Recipe) -> str:
-    """The plan as people read it."""
+    """The plan as text for people."""
     out: list[str] = []
 
     def line(name: str, value: str, about: str = "") -> None:

@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--if-possible", action="store_true", help="where there is no tokenizer yet, say so and succeed"
     )
-    parser.add_argument("--workers", type=int, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     args, recipe, paths = open_run(parser)
     again = f"MODEL={args.model} ROUND={args.round}"
     path = paths.rows

@@ -99,7 +99,7 @@ engine_train() {
 
     head=$(job_hosts | sed -n 1p)
     ip=$(getent ahostsv4 "$head" | awk '{print $1; exit}')
-    [[ -n $ip ]] || die "the address of node $head is not known here; mend the cluster's name service"
+    [[ -n $ip ]] || die "the address of node $head is not known here; fix the cluster's name service"
     export RAY_CANARY RAY_HEAD=$ip RAY_NODES=$NODES RAY_GPUS=$GPUS_PER_NODE RAY_CPUS
     engine_container # last: it hands on what is exported
     log "train: logs $logs"

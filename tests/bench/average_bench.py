@@ -180,7 +180,7 @@ class Bench:
                 self.wanted = made
             elif made != self.wanted:
                 differ = [name for name in self.wanted if made.get(name) != self.wanted[name]]
-                raise Failure(f"{len(differ)} tensors are not the upstream algorithm's, {differ[:1]}; mend it")
+                raise Failure(f"{len(differ)} tensors are not the upstream algorithm's, {differ[:1]}; fix it")
         shutil.rmtree(target)
 
     def all(self) -> None:

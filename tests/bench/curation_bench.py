@@ -109,7 +109,7 @@ def same_rows(theirs: Path, mine: Path) -> int:
             if not any(pair):
                 return count
             if not all(pair) or json.loads(pair[0]) != json.loads(pair[1]):
-                raise Failure(f"row {count + 1} of {mine} is not the plain loop's; mend it")
+                raise Failure(f"row {count + 1} of {mine} is not the plain loop's; fix it")
             count += 1
 
 

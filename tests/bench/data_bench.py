@@ -127,7 +127,7 @@ class Bench:
         made = digests([self.ours(round_, rows) / "all.jsonl"])
         if made != wanted:
             raise Failure(
-                f"round {round_}: ours made {len(made):,} rows, the published script {len(wanted):,} others; mend it"
+                f"round {round_}: ours made {len(made):,} rows, the published script {len(wanted):,} others; fix it"
             )
         log(f"bench: round {round_}: the same {len(made):,} rows, byte for byte")
 

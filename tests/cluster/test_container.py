@@ -177,7 +177,7 @@ def test_wrong_options_of_the_runtime_are_one_line(stand_ins: Repo, tmp_path: Pa
     refused("/no/data does not exist and cannot be mounted; create it", CONTAINER_MOUNTS="/no/data", **image)
     for wrong in ("data", "/tmp:data", "/tmp:/x:rw", "/tmp:/x:ro:z", "/"):
         refused(f"'{wrong}' cannot be mounted; give src[:dst[:ro]]", CONTAINER_MOUNTS=wrong, **image)
-    refused("two mounts at /x; mend", CONTAINER_MOUNTS="/tmp:/x,/usr:/x", **image)
+    refused("two mounts at /x; fix", CONTAINER_MOUNTS="/tmp:/x,/usr:/x", **image)
     ok(shell(stand_ins, "container cpu && [[ ${SRUN_CONTAINER[0]} == *'=nvcr.io#nvidia/nemo-rl:v0.7.0' ]]", **image))
 
 

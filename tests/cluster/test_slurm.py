@@ -316,7 +316,7 @@ def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
 
 
 def test_an_end_that_cannot_be_read_is_an_error(slurm: Repo) -> None:
-    """squeue goes before the variable of the job's start; either will do; a job without a limit has no end."""
+    """squeue takes precedence over the variable of the job's start; either will do. Without a limit there is no end."""
     path = script(slurm.root / "bin", "squeue", 'echo Welcome; echo "${ANSWER-}"')
     job_end = (". scripts/lib.sh; sleep() { :; }; job_end",)
 

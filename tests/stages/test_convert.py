@@ -118,8 +118,8 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     (folder / "config.json").write_text(json.dumps(config))
     end = name_end_of_turn(folder, ENDS["llama3"])
     assert end == len(tokenizer) - 1 and AutoTokenizer.from_pretrained(folder).eos_token == "<|eot_id|>"
-    mended = json.loads((folder / "config.json").read_text())
-    assert (mended["eos_token_id"], mended["rope_theta"], mended["rope_scaling"]) == (end, 500000.0, scaling)
+    fixed = json.loads((folder / "config.json").read_text())
+    assert (fixed["eos_token_id"], fixed["rope_theta"], fixed["rope_scaling"]) == (end, 500000.0, scaling)
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == end
 
 

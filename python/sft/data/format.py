@@ -89,7 +89,7 @@ def first_fault(job: Job, part: Part, numbers: Sequence[int], batch: Batch) -> F
     for n, values in enumerate(zip(*batch.values(), strict=True)):
         try:
             orjson.dumps(job.make(part.split, dict(zip(batch, values, strict=True))))
-        except (ValueError, TypeError) as error:  # also half a surrogate pair, which is no text
+        except (ValueError, TypeError) as error:  # also a lone surrogate, which is no text
             return bad_row(part, numbers[n], str(error))
     raise AssertionError("every row of the batch can be formatted alone")
 

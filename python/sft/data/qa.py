@@ -104,7 +104,7 @@ def text_of(row: Row, name: str, place: str) -> str:
     value = row.get(name, ...)
     if not isinstance(value, str):
         what = "not there" if value is ... else "null" if value is None else type(value).__name__
-        raise Failure(f"{place}: field {name!r} is {what}, no text; mend or remove it")
+        raise Failure(f"{place}: field {name!r} is {what}, no text; fix or remove it")
     return value
 
 
@@ -118,7 +118,7 @@ def dolly_row(row: Row, place: str, draw: Any) -> Row:
     if context:
         prompt = prompt.strip()
         if not prompt:
-            raise Failure(f"{place}: field 'instruction' is empty, but there is a context; mend or remove it")
+            raise Failure(f"{place}: field 'instruction' is empty, but there is a context; fix or remove it")
         first, last = (context, prompt) if draw.randint(0, 2) == 0 else (prompt, context)
         prompt = f"{first}\n\n{last}"
     return {"input": prompt, "output": texts["response"], "category": texts["category"]}
@@ -130,7 +130,7 @@ def squad_row(row: Row, place: str, test: bool) -> Row:
     answers = row.get("answers")
     texts = answers.get("text") if isinstance(answers, dict) else None
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) for text in texts):
-        raise Failure(f"{place}: field 'answers' has no list 'text' of one answer or more; mend or remove it")
+        raise Failure(f"{place}: field 'answers' has no list 'text' of one answer or more; fix or remove it")
     made: Row = {"input": f"Context: {context} Question: {question} Answer:", "output": texts[0]}
     return made | ({"original_answers": texts} if test else {})
 

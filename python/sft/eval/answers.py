@@ -76,7 +76,7 @@ def generate(
 ) -> Iterator[dict[int, tuple[str, bool]]]:
     """place -> (text, truncated) of each prompt's answer, without the token that ends it, a batch at a time.
 
-    Prompts of like length share a batch, the longest ones first. have: places that need not be answered; a batch of
+    Prompts of similar length share a batch, the longest ones first. have: places that need not be answered; a batch of
     which all are there is left out, and sampling begins anew with each, so what is left out changes nothing.
     """
     import torch

@@ -75,7 +75,7 @@ def gpqa_rows(path: Path) -> Iterator[Row | None]:
     subject = head.index("Subdomain") if "Subdomain" in head else None
     for line, fields in rows:
         if len(fields) != len(head):
-            raise Failure(f"{path}:{line}: {len(fields)} fields, not {len(head)}; mend or remove it")
+            raise Failure(f"{path}:{line}: {len(fields)} fields, not {len(head)}; fix or remove it")
         question, *choices = (fields[place].strip() for place in places)
         if not question or not all(choices):
             yield None
@@ -94,7 +94,7 @@ def mmlu_csv_rows(folder: Path) -> Iterator[Row | None]:
             continue
         for line, fields in csv_rows(path):
             if len(fields) != 6 or len(fields[5]) != 1 or fields[5] not in LETTERS:
-                raise Failure(f"{path}:{line}: not a question, four choices and a letter A to D; mend or remove it")
+                raise Failure(f"{path}:{line}: not a question, four choices and a letter A to D; fix or remove it")
             yield row_of(fields[0], fields[1:5], LETTERS.index(fields[5]), subject)
 
 
@@ -118,7 +118,7 @@ def mmlu_row(row: dict[str, Any], place: str) -> Row:
     choices, right = row["choices"], row["answer"]
     texts = [row["question"], *choices] if isinstance(choices, list) else []
     if len(texts) != 5 or not all(isinstance(text, str) for text in texts) or right not in range(4):
-        raise Failure(f"{place}: not a question, four choices and an answer from 0 to 3; mend or remove it")
+        raise Failure(f"{place}: not a question, four choices and an answer from 0 to 3; fix or remove it")
     return row_of(texts[0], texts[1:], right, row["subject"])
 
 

@@ -127,9 +127,9 @@ def judge_end(tokenizer: Any, rows: Sequence[Row], end_of_turn: str) -> Verdict:
             last -= 1
         if last < 0 or answer[last] != ids[0]:
             tail = tokenizer.decode(answer[-5:])
-            return WRONG, f"row {row.number:,}: the answer ends with {tail!r}, which teaches not to stop; mend it"
+            return WRONG, f"row {row.number:,}: the answer ends with {tail!r}, which teaches not to stop; fix it"
         if answer.count(ids[0]) > 1:
-            return WRONG, f"row {row.number:,}: {answer.count(ids[0])} {end_of_turn} in the answer; mend it"
+            return WRONG, f"row {row.number:,}: {answer.count(ids[0])} {end_of_turn} in the answer; fix it"
         if not loss[last]:
             return WRONG, f"row {row.number:,}: no loss on {end_of_turn}; report it, this must not be"
         blanks |= any(loss[last + 1 :])
@@ -140,7 +140,7 @@ def judge_end(tokenizer: Any, rows: Sequence[Row], end_of_turn: str) -> Verdict:
 
 
 def judge_eos(tokenizer: Any, folder: Path, config: dict[str, Any], end_of_turn: str) -> Verdict:
-    """What config, generation config and tokenizer stop at; convert.name_end_of_turn mends all three in the result."""
+    """What config, generation config and tokenizer stop at; convert.name_end_of_turn fixes all three in the result."""
     file = folder / "generation_config.json"
     stops = {
         "config.json": config.get("eos_token_id"),
@@ -237,7 +237,7 @@ def judge_template(tokenizer: Any, rows: Sequence[Row], chat: str) -> Verdict:
         if found:
             return (
                 WRONG,
-                f"row {row.number:,}: {found}; servers would send other text than was trained on: mend one",
+                f"row {row.number:,}: {found}; servers would send other text than was trained on: fix one",
             )
     if other:
         name = {"chatml": "ChatML", "llama3": "Llama 3's"}[chat]

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 
 class Failure(Exception):
-    """A mistake or a state that the user can mend; shown as one line, without a traceback."""
+    """A mistake or a state that the user can fix; shown as one line, without a traceback."""
 
     def __init__(self, message: str, status: int = 1):
         super().__init__(message)
@@ -27,7 +27,7 @@ def usage(message: str) -> NoReturn:
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Call `main`, turn what users can mend into one line on stderr, and exit."""
+    """Call `main`, turn what users can fix into one line on stderr, and exit."""
     logging.getLogger("torchao").setLevel(logging.ERROR)  # it warns of each GPU kernel that is not for this machine
     interrupted = False
 

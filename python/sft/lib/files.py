@@ -57,7 +57,7 @@ def read_jsonl(path: Path, torn_tail: bool = False) -> Iterator[dict[str, Any]]:
             except ValueError as error:
                 if torn_tail and not line.endswith(b"\n"):
                     return
-                raise Failure(f"{path}:{number}: malformed JSON line ({error}); mend or remove it") from None
+                raise Failure(f"{path}:{number}: malformed JSON line ({error}); fix or remove it") from None
             yield row
 
 

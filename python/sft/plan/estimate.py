@@ -1,7 +1,7 @@
 """What a recipe will take: tokens, steps, FLOPs, GPU hours, jobs in the chain, memory of a GPU, disk.
 
 Standard library only, so it runs on any login node, before data or model are there: then it assumes, and says what.
-Each function states its formula and where that comes from. Nothing here has been held against a GPU.
+Each function states its formula and where that comes from. Not yet compared with a real GPU.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def measured_pace(path: Path, bring_up: float) -> tuple[float, str] | None:
             try:
                 links.setdefault(row["link"], []).append({k: float(row[k]) for k in ("from", "step", "seconds")})
             except (KeyError, TypeError, ValueError):
-                raise Failure(f"{path}: a row without link, from, step and seconds; mend or remove it") from None
+                raise Failure(f"{path}: a row without link, from, step and seconds; fix or remove it") from None
     spans = [(rows[-1]["step"] - rows[0]["step"], rows[-1]["seconds"] - rows[0]["seconds"]) for rows in links.values()]
     kind = "between saves"
     if not any(steps > 0 for steps, _ in spans):

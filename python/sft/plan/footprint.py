@@ -1,6 +1,6 @@
 """What training occupies: memory of a GPU by kind, and disk below WORK by kind. Formulas and sources at each function.
 
-Standard library only. Nothing here has been held against a GPU.
+Standard library only. Not yet compared with a real GPU.
 """
 
 import math

@@ -248,8 +248,8 @@ def bad_row(part: Part, row: int, why: str) -> Failure:
             if part.first:
                 file.seek(part.first - 1)
                 before += file.readline().endswith(b"\n")
-        return Failure(f"{part.path}:{before + row + 1}: {why}; mend or remove it")
-    return Failure(f"{part.path}: row {row + 1}: {why}; mend or remove it")
+        return Failure(f"{part.path}:{before + row + 1}: {why}; fix or remove it")
+    return Failure(f"{part.path}: row {row + 1}: {why}; fix or remove it")
 
 
 TEXTS = ("problem", "generated_solution")

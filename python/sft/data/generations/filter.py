@@ -56,7 +56,7 @@ class Filtering:
                     continue
                 record, stored = self.filter(row, f"{block.path}:{number}", offset)
             except ValueError as error:
-                raise Failure(f"{block.path}:{number}: {error}; mend or remove it") from None
+                raise Failure(f"{block.path}:{number}: {error}; fix or remove it") from None
             index += record
             spool.append(stored)
             offset += len(stored)

@@ -45,7 +45,7 @@ class Formatting:
             try:
                 lines.append(json.dumps(self.row(row)) + "\n")  # upstream's bytes: all ASCII, blanks after , and :
             except ValueError as error:
-                raise Failure(f"{where}: {error}; mend or remove it") from None
+                raise Failure(f"{where}: {error}; fix or remove it") from None
         return cut_off, tokens, "".join(lines).encode()
 
     def row(self, row: Row) -> Row:

@@ -234,9 +234,9 @@ def read_yaml(name: str, path: Path) -> Row:
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        usage(f"{flag(name)}: {path} is not valid YAML ({' '.join(str(error).split())[:120]}); mend it")
+        usage(f"{flag(name)}: {path} is not valid YAML ({' '.join(str(error).split())[:120]}); fix it")
     if not isinstance(value, dict):
-        usage(f"{flag(name)}: {path} holds no mapping; mend it")
+        usage(f"{flag(name)}: {path} holds no mapping; fix it")
     return value
 
 
@@ -276,12 +276,12 @@ def load_prompt(options: Options) -> Prompt | None:
         usage(f"--prompt-config: no prompt named {name}; give {' or '.join(BUILT_IN_PROMPTS)}, or a .yaml file")
     system = config.get("system") if options.system_message is None else options.system_message
     if not isinstance(user, str) or not isinstance(system, str | None):
-        usage(f"--prompt-config: {name} has no text in user, or none in system; mend it")
+        usage(f"--prompt-config: {name} has no text in user, or none in system; fix it")
     prompt = Prompt(user, system)
     try:
         fields = prompt.fields()
     except ValueError as error:
-        usage(f"--prompt-config: {name} is no format string ({error}); mend it")
+        usage(f"--prompt-config: {name} is no format string ({error}); fix it")
     known = {options.input_key, *KEYS_TO_KEEP} - {options.output_key}
     if options.add_code_execution_counts:
         known.add(COUNTER)
@@ -309,7 +309,7 @@ def code_begin(options: Options) -> str | None:
         usage(f"--code-tags: no tags named {name}; give one of {', '.join(CODE_TAGS)}, or a .yaml file")
     begin = read_yaml("code_tags", Path(name)).get("code_begin")
     if not isinstance(begin, str) or not begin:
-        usage(f"--code-tags: {name} has no text in code_begin; mend it")
+        usage(f"--code-tags: {name} has no text in code_begin; fix it")
     return begin
 
 

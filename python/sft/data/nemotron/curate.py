@@ -7,7 +7,7 @@ DONE with what each filter dropped. rules.py has the rules and what differs betw
 Worker processes filter a part of the input each and write its rows, sorted, as a shard. Of all rows only some 26 bytes
 each are then held, to drop copies and to draw what is held out and taken; the outputs are put together from slices of
 the shards, so that memory is a few blocks of rows a process, whatever the input's size. A row's place depends on the
-rows, on the seed and on nothing else. An interrupted run is gone on with at the first shard that is not finished.
+rows, on the seed and on nothing else. An interrupted run resumes at the first unfinished shard.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
             for row, kept in keep(rows, drop):
                 try:
                     training, messages = lines(kept)
-                except TypeError as error:  # half a surrogate pair where the template does not render it
+                except TypeError as error:  # a lone surrogate where the template does not render it
                     raise BadRow(kept.number, str(error)) from None
                 empty += not row.output.strip()
                 control.add(tokens, "prompt", (message["content"] for message in row.messages))

@@ -122,7 +122,7 @@ def in_order(output: Output, mode: str) -> Iterator[list[memoryview]]:
 
 
 def interleaved(on: Iterator[list[memoryview]], off: Iterator[list[memoryview]], chunk: int) -> Iterator[list[Any]]:
-    """A chunk of either, by turns, and at the end the rest of the longer one: groups of lines, valid until the next."""
+    """Chunks of both, alternating, then the rest of the longer one: groups of lines, valid until the next."""
     feeds, held, at, ended = (on, off), [[], []], [0, 0], [False, False]
     ready: list[Any] = []
     turn = 0

@@ -140,7 +140,7 @@ class Seen:
             for number, row in enumerate(read_jsonl(path), 1):
                 question = row.get("Question", row.get("problem"))
                 if not isinstance(question, str):
-                    raise Failure(f"{path}:{number}: neither Question nor problem is text; mend or remove it")
+                    raise Failure(f"{path}:{number}: neither Question nor problem is text; fix or remove it")
                 words = words_of(question)
                 self.whole.add(" ".join(words))
                 self.grams.update(grams(words))
@@ -191,7 +191,7 @@ class Filters:
                 continue
             try:
                 left.append((number, row, *self.template.split(row.messages, row.output)))
-                (left[-1][2] + left[-1][3]).encode()  # half a surrogate pair is no text
+                (left[-1][2] + left[-1][3]).encode()  # a lone surrogate is no text
             except ValueError as error:
                 raise BadRow(number, str(error)) from None
         if not left:

@@ -142,7 +142,7 @@ def generate(recipe: Recipe, paths: Paths, args: Any) -> None:
 
 
 def export(recipe: Recipe, paths: Paths, args: Any) -> None:
-    """Export a checkpoint, and mend what NeMo leaves wrong or out of it.
+    """Export a checkpoint, and fix what NeMo leaves wrong or out of it.
 
     An adapter names the last two parts of the NeMo checkpoint's path as its base model and has no tokenizer
     (v2.3.1 nemo/collections/llm/gpt/model/llama.py, HFLlamaPEFTExporter.init). All weights have a configuration made
