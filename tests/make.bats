@@ -397,15 +397,18 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     done
 }
 
-@test "every command and path of the README exists" {
-    while read -r target; do make -n "$target" MODEL=tiny >/dev/null; done < <(grep -oE '^    make [a-z-]+' README.md | awk '{print $2}' | sort -u)
-    while read -r path; do [ -e "$path" ] || { echo "README names $path"; false; }; done \
-        < <(grep -oE '`(scripts|sbatch|python|recipes|docker|results|tests)/[A-Za-z0-9_./-]*`' README.md | tr -d '\`')
+@test "every command and path of README.md, CONTRIBUTING.md and docs exists" {
+    docs=(README.md CONTRIBUTING.md docs/*.md)
+    while read -r target; do make -n "$target" MODEL=tiny >/dev/null; done \
+        < <(grep -hoE '(^    |`)make [a-z0-9-]+' "${docs[@]}" | awk '{print $2}' | sort -u)
+    missing=$(grep -noE '`(scripts|sbatch|python|recipes|docker|docs|results|tests)/[A-Za-z0-9_./-]*`' "${docs[@]}" | tr -d '`' |
+        while IFS=: read -r doc line path; do [ -e "$path" ] || echo "$doc:$line names $path"; done)
+    [ -z "$missing" ] || { echo "$missing"; false; }
 }
 
 @test "no secret is on a command line, and no path of a machine in the tree" {
     run grep -rnE '(HF_TOKEN|WANDB_API_KEY)=?\$' scripts sbatch python docker Makefile
     [ "$status" -eq 1 ]
-    run git grep -nE '(^|[^A-Za-z0-9_.$}])/(home|root)/[a-z]' -- scripts sbatch python recipes docker
+    run git grep -nE '(^|[^A-Za-z0-9_.$}])/(home|root)/[a-z]' -- scripts sbatch python recipes docker docs '*.md'
     [ "$status" -eq 1 ]
 }

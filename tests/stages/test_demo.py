@@ -1,8 +1,7 @@
-"""make demo from a fresh clone, as the README says it, and then every other command that the README names."""
+"""make demo from a fresh clone, as README.md says it, and then every other command in the documents."""
 
 import json
 import os
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from documents import NOT_RUN, commands
 
 pytestmark = pytest.mark.slow
 
@@ -74,26 +74,18 @@ def test_reasoning_demo(clone: Clone) -> None:
     assert out.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
 
 
-def test_every_command_of_the_readme(clone: Clone, cluster: dict[str, str]) -> None:
+def test_every_command_of_the_documents(clone: Clone, cluster: dict[str, str]) -> None:
     """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
-    lines = re.findall(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#(.*))?$", (ROOT / "README.md").read_text(), re.MULTILINE)
-    # What needs GPUs is printed, not run.
-    commands = [
-        line + " DRY_RUN=1" * ("needs GPUs" in comment)
-        for line, comment in lines
-        if line not in ("make demo", "make test")
-    ]
     (clone.path / "gen").mkdir()
     row = {"problem": "1+1?", "generation": "\\boxed{2}", "expected_answer": "2", "symbolic_correct": True}
     (clone.path / "gen/output-rs0.jsonl").write_text(json.dumps(row) + "\n")
-    assert len(commands) >= 13 and {"make", "cp", "sbatch"} == {c.split()[0] for c in commands}
-    for command in commands:
+    for command in (c.tested for c in commands() if c.line not in NOT_RUN):
         command = command.replace("=dir", "=work/data/tiny/source")
         if command == "make bench":
             command += " ROWS=200 AVERAGE_MB=20 AVERAGE_TIMES=1"
         out = clone.run(command, SLURM_CONF=cluster["SLURM_CONF"])
         if "DRY_RUN" in command:
-            assert "sbatch --parsable" in out
+            assert ("sbatch --parsable" if "LAUNCHER=slurm" in command else "/") in out
         elif "LAUNCHER=slurm" in command or command.startswith("sbatch"):
             queued = out.partition("queued jobs")[2].partition(";")[0] or out.partition("Submitted batch job")[2]
             jobs = queued.split()
