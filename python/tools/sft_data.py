@@ -5,10 +5,9 @@
 
 Writes WORK/data/<name>/round1/all.jsonl and DONE. Options, their order of work and the rows that come out are those of
 nemo_skills.training.prepare_data with math_sft.yaml (NeMo-Skills 8b18f39
-nemo_skills/training/data_preparation_utils/), so that its results can be had byte for byte; docs/departures.md
-lists where
-they differ. Texts go through worker processes in blocks and wait on disk: the memory does not grow with the rows but
-for some 200 bytes each while they are put in order.
+nemo_skills/training/data_preparation_utils/), so that its results can be had byte for byte; docs/departures.md lists
+where they differ. Texts go through worker processes in blocks and wait on disk: the memory does not grow with the rows,
+except for some 200 bytes each while they are put in order.
 """
 
 import sys

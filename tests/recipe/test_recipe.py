@@ -190,7 +190,7 @@ ODD_TUTORIALS = (
     ("reasoning-lora", "1", {"LORA_ALPHA": None}, "LORA_ALPHA goes with the other LORA_ keys"),
     ("reasoning-lora", "1", {"LORA_RANK": None}, "goes with the other LORA_ keys"),
     ("reasoning-full", "1", {"LORA_RANK": "8"}, "LORA_ALPHA goes with the other LORA_ keys"),
-    ("reasoning-lora", "1", {"LORA_RANK": "0"}, "LORA_RANK=0 is not valid; it must be positive"),
+    ("reasoning-lora", "1", {"LORA_RANK": "0"}, "LORA_RANK=0 is not valid; it must be a number from 1 up"),
     ("reasoning-lora", "1", {"LORA_DROPOUT": "1.5"}, "LORA_DROPOUT=1.5 is not valid; it must be a number from 0 to 1"),
     ("reasoning-lora", "1", {"LORA_TARGETS": "linear_qkv"}, "is not valid; it must be some of q_proj,k_proj"),
     ("reasoning-lora", "1", {"LORA_TARGETS": "q_proj,q_proj"}, "LORA_TARGETS=q_proj,q_proj is not valid"),
@@ -427,6 +427,16 @@ def test_a_round_starts_from_what_the_first_ended_with(repo: Repo, monkeypatch: 
     failed(repo.python("tools/recipe", "tiny-reasoning", "1"), "START_FROM=round1 in round 1", status=(2,))
 
 
+def test_the_documents_have_the_table_of_keys(repo: Repo) -> None:
+    table = ok(repo.python("tools/recipe", "--table"))
+    assert len(table.splitlines()) == len(KEYS) + 2
+    assert (ROOT / "docs/recipes.md").read_text().endswith(f"\n\n{table}"), (
+        "print it anew with: python3 python/tools/recipe.py --table"
+    )
+    assert all(len(key.meaning) > 5 and key.meaning[-1] != "." for key in KEYS.values())
+    assert len({key.meaning for key in KEYS.values()}) == len(KEYS)
+
+
 def test_every_key_is_used_somewhere() -> None:
     """A key that nothing reads would be a knob that is silently ignored."""
     code = "".join(
@@ -437,7 +447,7 @@ def test_every_key_is_used_somewhere() -> None:
     )
     declared = (ROOT / "python/sft/recipe/keys.py").read_text()
     for key in KEYS:
-        uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": \(', declared, re.MULTILINE))
+        uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": Key\(', declared, re.MULTILINE))
         assert uses > 0, key
 
 

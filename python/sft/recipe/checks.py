@@ -20,11 +20,11 @@ def check(model: str, r: Recipe) -> None:
         if not holds:
             usage(f"recipe {model}: {why}")
 
-    for key, (valid, required) in KEYS.items():
+    for key, known in KEYS.items():
         if key not in r:
-            demand(not required, f"{key} is missing; add it")
+            demand(not known.required, f"{key} is missing; add it")
         else:
-            demand(valid(r[key]), f"{key}={r[key]} is not valid; it must be {valid.__name__}")
+            demand(known.valid(r[key]), f"{key}={r[key]} is not valid; it must be {known.form}")
 
     rl = r["ENGINE"] == "nemo-rl"
     for key in ("BACKEND", "MAX_EPOCHS"):
