@@ -1,4 +1,4 @@
-"""Score the untouched base and the model that the run ends with on the recipe's EVAL_SET.
+"""Score the model that training started from, and the one that the run ends with, on the recipe's EVAL_SET.
 
     python python/eval.py tiny 1 --work work
 
@@ -13,7 +13,7 @@ VARIANT=published asks with thinking on only, as the tutorial does, and gives qu
 EVAL_TEMPERATURE the answers are greedy, else sampled with SEED. Each \\boxed{} is graded by sft/eval/grades.py.
 
 Writes WORK/runs/<model>/round<N>/eval/: one JSONL of generations per model, set and mode, and DONE with the rates. An
-interrupted run resumes at the first batch that is missing. The base is loaded with its config as published:
+interrupted run resumes at the first batch that is missing. A base is loaded with its config as published:
 patching RoPE is part of training. A result that is a PEFT adapter is attached to the model that training started from.
 """
 
@@ -54,7 +54,7 @@ def settings_of(recipe: Recipe, batch: int | None) -> Settings:
 
 
 def config_of(folder: Path) -> Path:
-    """The config that an untouched model is loaded with: as published, where training patched it."""
+    """The config that a base is loaded with: as published, where training patched it."""
     original = folder / "config.original.json"
     return original if original.is_file() else folder / "config.json"
 

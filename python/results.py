@@ -2,7 +2,8 @@
 
     python python/results.py tiny 1 --work work
 
-Reads the DONE of every stage and the training log; writes WORK/runs/<model>/round<N>/results/.
+Reads the DONE of every stage and the training log; writes WORK/runs/<model>/round<N>/results/. results.json holds the
+recipe's values and names what was scored.
 """
 
 from pathlib import Path
@@ -132,7 +133,13 @@ def main() -> None:
             "model": args.model,
             "round": args.round,
             "code": done["train"]["code"],
+            "recipe": keys,
             "recipe_sha256": recipe_hash(keys),
+            # Which model each name of the scores is: in round 2 the baseline is the one that round 1 made.
+            "scored": {
+                "baseline": str(paths.start.relative_to(paths.work)),
+                "averaged" if ending(recipe) == "average" else "trained": str(paths.final.relative_to(paths.work)),
+            },
             "data_sha256": done["train"]["inputs"]["data"],
             "model_revision": done["model"].get("revision"),
             "steps": done["train"]["steps"],

@@ -188,9 +188,12 @@ def write_recipe(repo: Repo, name: str, *parts: str) -> None:
     lines = [line for line in (KEYS + "\n".join(parts)).splitlines() if line]
     folder = repo.root / "recipes" / name
     folder.mkdir(exist_ok=True)
-    (folder / f"{name}.env").write_text("\n".join(lines) + "\n")
-    for layer in ("common", "round1"):
-        (folder / f"{layer}.env").write_text("# all of it is in the model's own file\n")
+    common = (repo.root / "recipes/mini/common.env").read_text()
+    (folder / "common.env").write_text(common)
+    shared = {line.split("=")[0] for line in common.splitlines()}
+    own = [line for line in lines if line.split("=")[0] not in shared]
+    (folder / f"{name}.env").write_text("\n".join(own) + "\n")
+    (folder / "round1.env").write_text("# all of it is in the model's own file\n")
 
 
 @pytest.fixture(scope="module")
@@ -203,8 +206,7 @@ def log_of_it(world: Repo) -> str:
 def mine(world: Repo, repo: Repo) -> Repo:
     """A copy of its own, to be changed."""
     shutil.copytree(world.work, repo.work, ignore=shutil.ignore_patterns("eval"))
-    for file in (world.root / "recipes").glob("twins*"):
-        shutil.copy(file, repo.root / "recipes")
+    shutil.copytree(world.root / "recipes/twins", repo.root / "recipes/twins")
     return repo
 
 
@@ -265,6 +267,8 @@ def test_results_and_status(world: Repo, mine: Repo) -> None:
     out = ok(mine.stage("results", "twins"))
     result = json.loads((run / "results/results.json").read_text())
     assert result["scores"] == mine.done(run / "eval")["scores"] and "average" not in result["stages"]
+    assert result["scored"].keys() == result["scores"].keys() == {"baseline", "trained"}
+    assert result["scored"]["trained"].startswith("runs/twins/round1/convert/step_")
     assert "| trained | twins | on | 4 | 100.0% | 0.0% | 0.0% | 100.0% |" in out
     assert "| trained | mmlu | off | 2 | 100.0% | 50.0% | 0.0% | 0.0% | 0.0% |" in out
     assert "| model | set | think tags, on | think tags, off | accuracy, on | accuracy, off |" in out

@@ -72,6 +72,8 @@ def test_results(trained: Repo) -> None:
     assert all(cost["seconds"] >= 0 and cost["peak_memory_bytes"] > 1 << 20 for cost in result["stages"].values())
     assert result["data_sha256"] == trained.done(trained.work / "data/mini/round1")["outputs"]["all.jsonl"]
     assert result["final_loss"] == trained.losses()[60]
+    assert (result["recipe"]["LR"], result["recipe"]["AVERAGE_STEPS"]) == ("1e-3", "40,50,60")
+    assert result["scored"] == {"baseline": "models/mini", "averaged": "runs/mini/round1/average"}
     assert (folder / "loss.png").read_bytes().startswith(b"\x89PNG")
     table = (folder / "README.md").read_text()
     assert f"| averaged | 300 | {result['averaged']['pass@1']:.1%} |" in table and "| train |" in table
