@@ -66,10 +66,11 @@ def write_recipe(repo: Repo, variant: str = "corrected", **changes: object) -> s
     keys = load("reasoning-lora", "1" if variant == "corrected" else "published") | {"ROUNDS": "1"}
     keys |= {"CURATE_VAL_ROWS": "0", "CURATE_ROWS": "0", "CURATE_DEDUPLICATE": "false"}
     keys |= {name: str(value) for name, value in changes.items()}
-    folder = repo.root / "recipes"
+    folder = repo.root / "recipes/cur"
+    folder.mkdir(exist_ok=True)
     (folder / "cur.env").write_text("".join(f"{name}={value}\n" for name, value in keys.items()))
     for layer in ("common", "round1"):
-        (folder / f"cur.{layer}.env").write_text("")
+        (folder / f"{layer}.env").write_text("")
     return "cur"
 
 
@@ -692,5 +693,5 @@ def test_make_data_takes_the_stage_of_the_schema(repo: Repo) -> None:
     assert "python/data.py llama3-sft 1 " in shown("llama3-sft", "1")
     failed(
         repo.call("scripts/data.sh", "reasoning-lora", "1", DATA_FORM="messages", DRY_RUN=1),
-        "DATA_FORM=messages is for",
+        "DATA_FORM=messages is not for the rows of recipe reasoning-lora; leave it out",
     )

@@ -278,7 +278,7 @@ def test_memory_of_lora_by_hand() -> None:
 
 def test_disk_of_lora_by_hand(tmp_path: Path) -> None:
     """Of the adapter's 512 parameters 4 bytes and two moments; one export, no average: the step is what remains."""
-    recipe = TOY_RECIPE | LORA | {"ENGINE": "automodel", "AVERAGE_STEPS": "8"}
+    recipe = TOY_RECIPE | LORA | {"ENGINE": "automodel", "SCHEMA": "squad", "AVERAGE_STEPS": "8"}
     paths = Paths(tmp_path / "w", "m", "1", TOY_PATHS | {"SCHEMA": "squad", "AVERAGE_STEPS": "8"})
     made = footprint.disk(TOY, recipe, paths, 5000)
     assert (made["checkpoints"], made["checkpoint"], made["bytes_per_parameter"]) == (4 * 12 * 512, 12 * 512, 12)
