@@ -286,13 +286,13 @@ def test_the_base_that_an_adapter_names(llama: Repo) -> None:
     from sft.recipe.paths import Paths
     from sft.recipe.read import load
 
-    def name(**changes: str) -> str:
-        r = load("reasoning-lora", "1") | changes
-        return base_name(r, Paths("/WORK", "reasoning-lora", "1", r))
+    def name(model: str = "reasoning-lora", round_: str = "1", **changes: str) -> str:
+        r = load(model, round_) | changes
+        return base_name(r, Paths("/WORK", model, round_, r))
 
     assert name() == "meta-llama/Llama-3.1-8B-Instruct"
     assert name(BASE_SOURCE="random") == "/WORK/models/Llama-3.1-8B-Instruct"
-    assert name(START_FROM="round1") == "/WORK/runs/reasoning-lora/round1/average"
+    assert name("tiny-reasoning", "2", BASE_SOURCE="hub") == "/WORK/runs/tiny-reasoning/round1/average"
     assert name(ROPE_THETA="500000.0") == "/WORK/models/Llama-3.1-8B-Instruct"
 
 
