@@ -23,7 +23,7 @@ venv := $(if $(DRY_RUN),,setup)
 # What needs a recipe; each of the tools is a part of scripts/tool.sh.
 chain := cache train convert average eval results
 tools := show plan report inspect status eval-data generate
-.PHONY: help demo test test-slow check-nemo2 check-nemo-rl bench gpu-bench setup container clean sft-data data model $(chain) $(tools)
+.PHONY: help demo test lint test-slow check-nemo2 check-nemo-rl bench gpu-bench setup container clean sft-data data model $(chain) $(tools)
 
 help: ## this list
 	@awk 'BEGIN {FS = ":.*## "; print "make STAGE MODEL=<recipe> [ROUND=1|2|2exact] [WORK=dir] [LAUNCHER=local|slurm] [DRY_RUN=1]"} \
@@ -71,6 +71,8 @@ clean: ## remove .venv; what was trained stays
 ##@ Develop
 test: ## lint and the tests, with a real Slurm; under 15 minutes on 2 cores
 	@tests/run.sh
+lint: ## the linters alone; pre-commit install runs them before each commit
+	@scripts/setup.sh test && tests/lint.sh
 test-slow: ## the tests that take longer: the demo from a fresh clone
 	@tests/run.sh slow
 check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own classes, on a CPU

@@ -26,13 +26,7 @@ if [[ ${1:-} == slow ]]; then
 fi
 
 log 'tests: lint'
-mapfile -t shell < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find scripts sbatch tests .ci -name '*.sh' -o -name '*.sbatch')
-shellcheck -x "${shell[@]}"
-shfmt -i 4 -ci -d "${shell[@]}"
-ruff check --quiet python tests docker
-ruff format --check --quiet python tests docker
-mypy --no-error-summary
-hadolint docker/*.Dockerfile
+tests/lint.sh
 
 log 'tests: shell and make'
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi

@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# lint.sh: the linters over everything that git knows: shellcheck, shfmt, ruff, mypy, hadolint. Needs .venv (make setup).
+# shellcheck source=scripts/lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/../scripts/lib.sh"
+help_on_request "$@"
+[[ $# == 0 ]] || usage 'wrong argument; usage: tests/lint.sh'
+cd "$ROOT"
+VENV=${VENV:-$ROOT/.venv}
+[[ -x $VENV/bin/ruff ]] || die "$VENV has no linters; run: scripts/setup.sh test"
+PATH=$VENV/bin:$PATH # the linters are Python packages
+
+mapfile -t shell < <(git ls-files '*.sh' '*.sbatch' .ci/run 2>/dev/null || find scripts sbatch tests .ci -name '*.sh' -o -name '*.sbatch')
+shellcheck -x "${shell[@]}"
+shfmt -i 4 -ci -d "${shell[@]}"
+ruff check --quiet python tests docker
+ruff format --check --quiet python tests docker
+mypy --no-error-summary
+hadolint docker/*.Dockerfile
