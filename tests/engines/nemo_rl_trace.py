@@ -20,7 +20,7 @@ from sft.engines.saved import saved_steps
 from sft.lib.errors import run
 from sft.lib.files import read_json, write_json
 from sft.recipe.paths import Paths
-from sft.recipe.read import load
+from sft.recipe.read import load, rounds
 
 MODEL = "tiny-nemo-rl"
 STEPS = 12  # of a link whose lines are recorded as they are
@@ -115,7 +115,7 @@ def main() -> None:
     args = parser.parse_args()
     text = (args.checkout / "nemo_rl/package_info.py").read_text(encoding="utf-8")
     version = ".".join(re.findall(r"^(?:MAJOR|MINOR|PATCH) = (\d+)$", text, re.M))
-    rounds = {}
+    found = {}
     for round_ in rounds(MODEL):
         recipe = load(MODEL, round_)
         paths = Paths(args.work, MODEL, round_, recipe)
@@ -125,7 +125,7 @@ def main() -> None:
             continue
         rows = list(driver_log.rows(folders[0]))[:STEPS]
         ends = [(f / "end").read_text().strip() if (f / "end").is_file() else None for f in folders]
-        rounds[round_] = {
+        found[round_] = {
             "backend": recipe["BACKEND"],
             "checkpoint": describe(saved[max(saved)]),
             "log": lines([folder / "driver.log" for folder in folders]),
@@ -134,16 +134,16 @@ def main() -> None:
         }
         export = paths.convert / "engine"
         if export.is_dir():
-            rounds[round_]["export"] = describe(export)
+            found[round_]["export"] = describe(export)
         check = paths.run / "check.json"
         if check.is_file():
-            rounds[round_]["check"] = read_json(check)
+            found[round_]["check"] = read_json(check)
         if recipe["BACKEND"] == "megatron":
             cache = next((args.work / "models/.megatron").glob("*/model_*"))
-            rounds[round_]["cache"] = describe(cache)
+            found[round_]["cache"] = describe(cache)
     args.to.parent.mkdir(parents=True, exist_ok=True)
-    write_json(args.to, {"nemo_rl": version, "rounds": rounds})
-    print(f"{args.to}: {args.to.stat().st_size:,} bytes, rounds {', '.join(rounds)}")
+    write_json(args.to, {"nemo_rl": version, "rounds": found})
+    print(f"{args.to}: {args.to.stat().st_size:,} bytes, rounds {', '.join(found)}")
     json.loads(args.to.read_text())
 
 
