@@ -12,7 +12,7 @@ from pathlib import Path
 from sft.engines import learning, registry
 from sft.engines.saved import history, saved_steps
 from sft.lib.done import read_done, write_done
-from sft.lib.errors import Failure, run
+from sft.lib.errors import Failure, run, usage
 from sft.lib.files import read_jsonl
 from sft.recipe.command import open_run, run_parser
 from sft.recipe.keys import Recipe
@@ -60,6 +60,8 @@ def main() -> None:
     parser.add_argument("--keep", default="saved", help="checkpoints to keep: all, saved or needed (default: saved)")
     args, recipe, paths = open_run(parser)
     engine = recipe["ENGINE"]
+    if (args.follow or args.close) and not (args.logs and args.logs.is_dir()):
+        usage(f"--logs {args.logs} is no folder; name the link's")
     if args.base:
         print(*registry.action(engine, "base_folders")(paths), sep="\n")
     elif args.open:

@@ -4,7 +4,7 @@
 # Both rounds, megatron and fsdp, through Slurm jobs, Ray and the links of a real run: the first link is killed with
 # SIGKILL, the second trains the same steps again and ends before its time limit, the third ends the run; then convert,
 # average, eval. Checked are the loss of the first step against transformers on the same rows, the losses after resuming,
-# and the score. About half an hour on two cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first.
+# and the score. A quarter of an hour on two cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first.
 #
 # NEMO_RL_DIR=dir     a checkout of NeMo-RL v0.7.0; nothing is written there
 # TRACE=file          record what NeMo-RL wrote and printed (tests/traces/nemo-rl-v0.7.0.json)

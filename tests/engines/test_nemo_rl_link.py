@@ -393,7 +393,9 @@ def test_only_this_engine_and_only_known_options(mega: Repo) -> None:
     logs = open_link(mega)
     failed(mega.stage("train", "mini", "--close", "--logs", logs), "engine automodel has no close_link", status=(2,))
     failed(mega.stage("train", "mega", "--open", "--logs", logs, "--keep", "none"), "KEEP_CHECKPOINTS=none")
-    failed(mega.stage("train", "mega", "--open", "--logs", logs / "none"), "is no folder")
+    for action in ("--open", "--follow", "--close"):
+        failed(mega.stage("train", "mega", action, "--logs", logs / "none"), "is no folder")
+        failed(mega.stage("train", "mega", action), "--logs None is no folder")
 
 
 def test_paths_of_a_second_round_name_the_averaged_model(mega: Repo) -> None:

@@ -41,7 +41,7 @@ def in_order(recipe: Recipe) -> bool:
 
 
 def show_filled(recipe: Recipe, rows: Sequence[Row], full: bool, asked: int | None) -> None:
-    """Bins as packed.py makes them of a step's rows, which stay in their order.
+    """Bins as automodel/packed.py makes them of a step's rows, which stay in their order.
 
     No row is padded and no bin: it is as long as its rows. Position ids start again with each row, and a mask keeps it
     from the others. asked: the number of the row that the bin of is shown in any case.

@@ -22,7 +22,7 @@ SCHEMA_TOKENS = {"nemotron": 3500, "dolly": 250, "squad": 200}
 # Tokens of a row where no report has counted them. A guess for long reasoning; of rows with a lower limit (FILTER_
 # MIN_TOKENS), twice that limit. Lengths are then taken as exponentially distributed, so E[t^2] = 2 E[t]^2.
 ASSUMED_TOKENS, ASSUMED_SPREAD, ASSUMED_BIN_FILL = 6000, 2.0, 0.95
-# nemo-automodel's rows stay in their order (packed.py): simulated with 3,500 tokens a row in sequences of 8,192.
+# nemo-automodel's rows keep their order (automodel/packed.py): simulated with 3,500 tokens a row, sequences of 8,192.
 ASSUMED_FILL_IN_ORDER = 0.75
 TEXT_BYTES = 3.5  # a token; data that is not there yet holds its text twice, in all.jsonl and splits; an assumption
 

@@ -90,7 +90,7 @@ def figures(recipe: Recipe, rows: int, found: Lengths, whole: bool, seed: int) -
         unit = sequence_unit(recipe)
         lengths = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
         packed = pack(lengths, -(-seq_len // unit) * unit)
-    else:  # in their order, without padding, as packed.py does
+    else:  # in their order, without padding, as automodel/packed.py does
         lengths = [max(1, min(x, seq_len) - 1) for x in drawn]
         packed = fill(lengths, seq_len)
     bins = [sum(lengths[i] for i in rows) for rows in packed]
