@@ -3,10 +3,10 @@
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
 
-# git and make, so that the whole repository works in here, too. Debian keeps no old versions to pin.
+# git and make, so that the whole repository works in here, too; bubblewrap for the model's own code. Debian keeps no old versions to pin.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git make python3 python3-venv \
+    && apt-get install -y --no-install-recommends bubblewrap ca-certificates git make python3 python3-venv \
     && rm -rf /var/lib/apt/lists/*
 
 COPY docker/requirements.txt /opt/nemo-sft-repro/docker/

@@ -13,7 +13,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-# The modules that a training link imports, and the distribution that has the version.
+# The modules that a training link or an evaluation imports, and the distribution that has the version.
 ENGINES = {
     "cpu": {
         "torch": "torch", "transformers": "transformers", "datasets": "datasets",
@@ -28,8 +28,9 @@ ENGINES = {
         "torch": "torch", "lightning": "lightning", "megatron.core": "megatron-core", "nemo_run": "nemo-run",
         "nemo.collections.llm": "nemo-toolkit",
     },
+    "vllm": {"torch": "torch", "transformers": "transformers", "openai": "openai", "vllm": "vllm"},
 }  # fmt: skip
-# NeMo-RL runs each kind of actor in an environment of its own. Its build goes on without one that could not be made,
+# NeMo-RL runs each kind of actor in an environment of its own. Its build continues without one that could not be made,
 # and every node of a job would then try to build it; the two that SFT can run in have to be there.
 ACTORS = {
     "nemo_rl.models.policy.workers.megatron_policy_worker.MegatronPolicyWorker": {

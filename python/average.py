@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--remove-inputs", action="store_true", help="remove the converted steps once averaged")
     parser.add_argument("--workers", **workers)
     args, recipe, paths = open_run(parser)
-    steps = recipe["AVERAGE_STEPS"].split(",")
+    steps = recipe["AVERAGE_STEPS"]
     folders = [paths.convert / f"step_{step}" for step in steps]
     keys = stage_keys(recipe, "average")
     again = f"run: make convert MODEL={args.model} ROUND={args.round}"
@@ -138,8 +138,8 @@ def main() -> None:
             digests = average(folders, part, args.workers)
             verify(part, paths.start, ENDS[recipe["CHAT"]])
             facts = describe(part, digests)
-            write_done(part, keys, inputs, steps=[int(step) for step in steps], **facts)
-        log(f"average: mean of steps {recipe['AVERAGE_STEPS']} in {paths.average}, verified")
+            write_done(part, keys, inputs, steps=list(steps), **facts)
+        log(f"average: mean of steps {recipe['text']['AVERAGE_STEPS']} in {paths.average}, verified")
     if args.remove_inputs:
         remove_inputs(paths, folders)
 

@@ -19,6 +19,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sft.engines.registry import part
 from sft.engines.saved import saved_steps
 from sft.lib.done import describe, is_done, new_folder, read_done, write_done
 from sft.lib.errors import Failure, run, usage
@@ -43,19 +44,15 @@ def trained_turns(recipe: Recipe, paths: Paths) -> list[Any]:
 
 
 def export_of(recipe: Recipe, saved: Path, made: Path | None) -> Path:
-    """The folder of a checkpoint that has its weights in Hugging Face's names.
+    """The folder of a checkpoint that has its weights in Hugging Face's names; made: what the engine's converter wrote.
 
     Both engines on FSDP2 write one with every checkpoint (of an adapter, the adapter alone); of a Megatron checkpoint
-    NeMo-RL's converter makes one.
+    the engine's converter makes one.
     """
-    if recipe["ENGINE"] == "nemo2" or (recipe["ENGINE"] == "nemo-rl" and recipe["BACKEND"] == "megatron"):
-        if made is None:
-            raise Failure(f"{saved} is a Megatron checkpoint; run: make convert, which calls the engine's converter")
-        return made
-    if "LORA_RANK" in recipe:
-        return saved / "model"
-    inner = "policy/weights/model" if recipe["ENGINE"] == "nemo-rl" else "model"
-    return saved / inner / "consolidated"
+    found = part(recipe["ENGINE"], "saved").exported(saved, recipe) or made
+    if found is None:
+        raise Failure(f"{saved} is a Megatron checkpoint; run: make convert, which calls the engine's converter")
+    return found
 
 
 def name_type(folder: Path, start: Path) -> None:
@@ -101,7 +98,7 @@ def main() -> None:
     lora = "LORA_RANK" in recipe
     if args.merge and not lora:
         usage(f"recipe {args.model} trains no adapter; leave out MERGE=1 (--merge)")
-    steps = [args.step] if args.step else [int(s) for s in recipe["AVERAGE_STEPS"].split(",")]
+    steps = [args.step] if args.step else list(recipe["AVERAGE_STEPS"])
     keys = stage_keys(recipe, "convert")
     saved = saved_steps(recipe["ENGINE"], paths.train / "checkpoints")
     gone = {} if args.again else removed(paths)
@@ -138,14 +135,14 @@ def main() -> None:
                 continue
             started = time.time()
             exported = export_of(recipe, saved[step], args.exported)
-            with new_folder(target) as part:
+            with new_folder(target) as folder:
                 if lora:
-                    adapter.convert(exported, recipe, paths, part)
+                    adapter.convert(exported, recipe, paths, folder)
                 else:
-                    convert(exported, paths.start, part, ENDS[recipe["CHAT"]])
-                facts: dict[str, Any] = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+                    convert(exported, paths.start, folder, ENDS[recipe["CHAT"]])
+                facts: dict[str, Any] = {"chat_template": give_default(folder, trained_turns(recipe, paths))}
                 facts |= {"step": step, "seconds": round(time.time() - started, 1)}
-                write_done(part, keys, inputs, **facts, **describe(part))
+                write_done(folder, keys, inputs, **facts, **describe(folder))
             log(f"convert: step {step} in {target}, verified; chat template: {facts['chat_template']}")
         if not args.merge:
             continue
@@ -158,11 +155,11 @@ def main() -> None:
             print(step)
         else:
             started = time.time()
-            with new_folder(merged) as part:
-                differ = merge(target, recipe, paths, part)
-                facts = {"chat_template": give_default(part, trained_turns(recipe, paths))}
+            with new_folder(merged) as folder:
+                differ = merge(target, recipe, paths, folder)
+                facts = {"chat_template": give_default(folder, trained_turns(recipe, paths))}
                 facts |= {"step": step, "seconds": round(time.time() - started, 1), "differ": differ}
-                write_done(part, keys, inputs, **facts, **describe(part))
+                write_done(folder, keys, inputs, **facts, **describe(folder))
             log(f"convert: step {step} merged in {merged}, verified: logits differ by {differ:.1e} of their size")
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from sft.data import format, qa
 from sft.data.nemotron import curate
-from sft.data.nemotron.fetch import LANGUAGE
 from sft.data.output import FORMATS, FORMS
 from sft.lib.errors import run
 from sft.recipe.command import open_run, run_parser
@@ -25,13 +24,14 @@ def main() -> None:
     parser.add_argument("--source", type=Path, help="a folder of parquet or JSONL files, in place of the download")
     parser.add_argument("--tokenizer", type=Path, help="a folder with a tokenizer, in place of the recipe's")
     parser.add_argument("--lang-model", type=Path, help="a fastText language model, in place of the download")
-    parser.add_argument("--lang-model-url", default=LANGUAGE, help=f"where that comes from (default: {LANGUAGE})")
+    parser.add_argument("--lang-model-url", help="where that comes from (default: as in docker/versions.env)")
+    parser.add_argument("--lang-model-sha256", help="of that model (default: as in docker/versions.env)")
     parser.add_argument("--format", choices=FORMATS, default="jsonl", help="of the output files (default: jsonl)")
     parser.add_argument("--form", choices=FORMS, default="text", help="rows of input and output, or of messages")
     parser.add_argument("--columns", default="", help="columns of the source to keep beside them, separated by commas")
     parser.add_argument("--workers", type=int, help="processes (default: one per core)")
     args, recipe, paths = open_run(parser)
-    MAKERS[recipe.get("SCHEMA", "openmath")].make(args, recipe, paths)
+    MAKERS[recipe["SCHEMA"]].make(args, recipe, paths)
 
 
 if __name__ == "__main__":

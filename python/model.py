@@ -21,7 +21,7 @@ from sft.lib.progress import log
 from sft.model.folder import check_weights
 from sft.model.rope import check_rope, patch_rope
 from sft.recipe.command import open_run, run_parser
-from sft.recipe.keys import Recipe, stage_keys
+from sft.recipe.keys import Recipe, random_sizes, stage_keys
 
 FILES = [
     "*.safetensors",
@@ -37,34 +37,33 @@ FILES = [
 
 def random_base(recipe: Recipe, folder: Path) -> None:
     """A random model of the recipe's sizes: a Llama for Llama 3's template, else a Qwen2."""
-    seed = int(recipe["SEED"])
-    layers, hidden, heads, vocab = (int(recipe[f"RANDOM_{k}"]) for k in ("LAYERS", "HIDDEN", "HEADS", "VOCAB"))
+    seed = recipe["SEED"]
+    layers, hidden, heads, vocab = random_sizes(recipe)
     if recipe["CHAT"] == "llama3":
-        texts = tiny_reasoning.texts(seed, int(recipe["GENERATE_PROBLEMS"]))
+        texts = tiny_reasoning.texts(seed, recipe["GENERATE_PROBLEMS"])
         tiny_reasoning.write_model(folder, layers, hidden, heads, vocab, texts, seed)
         return
     from sft.data.openmath import format_row  # the tokenizer learns the very text it will see
 
     texts = []
-    for split in recipe["SPLITS"].split(","):
-        for row in tiny.rows(split, int(recipe["GENERATE_PROBLEMS"]) // 2, seed):
+    for split in recipe["SPLITS"]:
+        for row in tiny.rows(split, recipe["GENERATE_PROBLEMS"] // 2, seed):
             formatted = format_row(split, row)
             texts += [formatted["input"], formatted["output"]]
     tiny.write_model(folder, layers, hidden, heads, vocab, texts, seed)
 
 
-def finish(folder: Path, keys: Recipe, commit: str) -> None:
+def finish(folder: Path, recipe: Recipe, commit: str) -> None:
     """Patch, check and describe a complete model folder."""
     shutil.copyfile(folder / "config.json", folder / "config.original.json")
-    if "ROPE_THETA" in keys:
-        theta, positions = float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"])
-        patch_rope(folder / "config.json", theta, positions)
+    if "ROPE_THETA" in recipe:
+        patch_rope(folder / "config.json", recipe["ROPE_THETA"], recipe["MAX_POSITIONS"])
     check_weights(folder)
-    check_rope(folder, keys)
-    write_done(folder, keys, {}, revision=commit, **describe(folder))
+    check_rope(folder, recipe)
+    write_done(folder, stage_keys(recipe, "model"), {}, revision=commit, **describe(folder))
 
 
-def adopt(folder: Path, keys: Recipe) -> None:
+def adopt(folder: Path, recipe: Recipe) -> None:
     """Check and patch a folder that somebody put there by hand. Raises Failure."""
     for name in ("config.json", "tokenizer_config.json"):
         if not (folder / name).is_file():
@@ -72,7 +71,7 @@ def adopt(folder: Path, keys: Recipe) -> None:
     original = folder / "config.original.json"
     if original.is_file():  # of an attempt that was killed
         shutil.copyfile(original, folder / "config.json")
-    finish(folder, keys, "local")
+    finish(folder, recipe, "local")
 
 
 def main() -> None:
@@ -83,12 +82,11 @@ def main() -> None:
         read_done(paths.start, f"round {args.round} starts from it: finish make train MODEL={args.model} ROUND=1 first")
         log(f"model: round {args.round} starts from {paths.start}")
         return
-    keys = stage_keys(recipe, "model")
-    if is_done(paths.base, keys, {}):
-        if "ROPE_THETA" in keys:
-            patched = patch_rope(paths.base / "config.json", float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"]))
+    if is_done(paths.base, stage_keys(recipe, "model"), {}):
+        if "ROPE_THETA" in recipe:
+            patched = patch_rope(paths.base / "config.json", recipe["ROPE_THETA"], recipe["MAX_POSITIONS"])
             log(
-                "model: RoPE was back to the published values and is patched anew"
+                "model: RoPE was back to the published values and is patched again"
                 if patched
                 else "model: RoPE is already patched"
             )
@@ -100,18 +98,18 @@ def main() -> None:
     given = args.source or (Path(name) if name.startswith("/") else None)
     if paths.base.is_dir():
         log(f"model: {paths.base} was put there by hand: checking it")
-        adopt(paths.base, keys)
+        adopt(paths.base, recipe)
     elif recipe["BASE_SOURCE"] == "hub" and given:
         folder, commit = local_copy(given, name, recipe["BASE_REVISION"])
         log(f"model: taking {folder}, revision {commit[:12]}")
         with new_folder(paths.base) as part:
             take(folder, FILES, part)
             check_weights(part)
-            finish(part, keys, commit)
+            finish(part, recipe, commit)
     elif recipe["BASE_SOURCE"] == "random":
         with new_folder(paths.base) as part:
             random_base(recipe, part)
-            finish(part, keys, "random")
+            finish(part, recipe, "random")
     else:
         fetched = paths.base.with_name(f"{paths.base.name}.fetched")
         commit = download(recipe["BASE_MODEL"], recipe["BASE_REVISION"], fetched, "model", FILES)
@@ -119,7 +117,7 @@ def main() -> None:
         original = fetched / "config.original.json"
         if original.is_file():
             shutil.copyfile(original, fetched / "config.json")
-        finish(fetched, keys, commit)
+        finish(fetched, recipe, commit)
         fetched.rename(paths.base)
     parameters = sum(p.stat().st_size for p in paths.base.glob("*.safetensors"))
     architecture = json.loads((paths.base / "config.json").read_text(encoding="utf-8")).get("architectures", ["?"])[0]

@@ -15,21 +15,22 @@ from sft.lib.done import read_done, write_done
 from sft.lib.errors import Failure, run, usage
 from sft.lib.files import read_jsonl
 from sft.recipe.command import open_run, run_parser
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 from sft.recipe.run import identity
 
 
-def finish(recipe: Recipe, paths: Paths, keys: Recipe, inputs: dict[str, str]) -> None:
+def finish(recipe: Recipe, paths: Paths, keys: dict[str, str], inputs: dict[str, str]) -> None:
     """Write DONE for a run whose last step is saved, once: steps, links, seconds and memory from its own records."""
     if (paths.train / "DONE").is_file():
         return
-    steps = int(recipe["STEPS"])
+    steps = recipe["STEPS"]
     metrics = history(recipe, paths)
     missing = [step for step in range(1, steps + 1) if step not in metrics]
     if not metrics:
         raise Failure(f"{paths.train}/logs has no step of a run that is at its last; restore the logs of its links")
-    if missing and recipe["ENGINE"] == "automodel":  # which logs a step before it saves it; NeMo-RL does so after
+    if missing and engine_of(recipe).logs_ahead:
         raise Failure(
             f"{paths.train}/checkpoints/training.jsonl has no step {missing[0]}; the record is not whole; restore it"
         )
@@ -61,21 +62,23 @@ def main() -> None:
     args, recipe, paths = open_run(parser)
     engine = recipe["ENGINE"]
     if (args.follow or args.close) and not (args.logs and args.logs.is_dir()):
-        usage(f"--logs {args.logs} is no folder; name the link's")
+        usage(f"--logs {args.logs} is not a folder; name the link's")
     if args.base:
         print(*registry.action(engine, "base_folders")(paths), sep="\n")
     elif args.open:
         registry.action(engine, "open_link")(recipe, paths, args)
     elif args.follow:
-        registry.action(engine, "follow")(args.logs, int(recipe["STEPS"]))
+        registry.action(engine, "follow")(args.logs, recipe["STEPS"])
     elif args.close:
         registry.action(engine, "close_link")(paths, args.logs)
     else:
         keys, inputs = identity(recipe, paths, args)
-        steps = int(recipe["STEPS"])
+        steps = recipe["STEPS"]
         resume = max(saved_steps(engine, paths.train / "checkpoints"), default=0)
         if resume >= steps:
             finish(recipe, paths, keys, inputs)
+        elif (paths.train / "DONE").is_file() and (paths.final / "DONE").is_file():
+            resume = steps  # trained, and its checkpoints were removed (make clean-run)
         elif not resume:  # before anything is queued
             rows = read_done(paths.data, "")["rows"]["all"]
             learning.check_rows(recipe, paths.rows, rows, paths.start)

@@ -4,7 +4,7 @@
 # Both rounds, megatron and fsdp, through Slurm jobs, Ray and the links of a real run: the first link is killed with
 # SIGKILL, the second trains the same steps again and ends before its time limit, the third ends the run; then convert,
 # average, eval. Checked are the loss of the first step against transformers on the same rows, the losses after resuming,
-# and the score. A quarter of an hour on two cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first.
+# and the score. 15 minutes on two cores, 4 GiB. Builds .venv/nemo-rl from docker/requirements-nemo-rl.txt first.
 #
 # NEMO_RL_DIR=dir     a checkout of NeMo-RL v0.7.0; nothing is written there
 # TRACE=file          record what NeMo-RL wrote and printed (tests/traces/nemo-rl-v0.7.0.json)
@@ -18,7 +18,7 @@ help_on_request "$@"
 get="git clone --depth 1 --branch v0.7.0 https://github.com/NVIDIA-NeMo/RL"
 [[ -n ${NEMO_RL_DIR:-} ]] || usage "NEMO_RL_DIR is not set; get NeMo-RL by: $get; then run: make check-nemo-rl NEMO_RL_DIR=RL"
 [[ -f $NEMO_RL_DIR/examples/run_sft.py && -f $NEMO_RL_DIR/nemo_rl/package_info.py ]] ||
-    usage "NEMO_RL_DIR=$NEMO_RL_DIR is no checkout of NeMo-RL; get one by: $get"
+    usage "NEMO_RL_DIR=$NEMO_RL_DIR is not a checkout of NeMo-RL; get one by: $get"
 version=$(sed -n 's/^\(MAJOR\|MINOR\|PATCH\) = \([0-9]*\)$/\2/p' "$NEMO_RL_DIR/nemo_rl/package_info.py" | paste -sd .)
 [[ $version == 0.7.* ]] || usage "NEMO_RL_DIR=$NEMO_RL_DIR is NeMo-RL ${version:-of no known version}, not 0.7; get it by: $get"
 NEMO_RL_DIR=$(realpath -- "$NEMO_RL_DIR")

@@ -30,5 +30,5 @@ if [[ ! -f $NEMO2_VENV/PINS || $(<"$NEMO2_VENV/PINS") != "$want" ]]; then
 fi
 exec {fd}>&-
 cd -- "$ROOT"
-# The libraries' own talk of absent GPU packages is no news to anybody.
+# The libraries' own talk of absent GPU packages tells nobody anything.
 PYTHONPATH=python PYTHONWARNINGS=ignore HF_HUB_OFFLINE=1 CUDA_VISIBLE_DEVICES='' "$NEMO2_VENV/bin/python" tests/engines/nemo2_check.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# container.sh ENGINE: build the engine's image from docker/engine.Dockerfile, or docker/cpu.Dockerfile; its smoke test is
-# part of the build.
+# container.sh ENGINE [--check]: build the engine's image from docker/engine.Dockerfile, or from the one of cpu or vllm; its smoke test
+# is part of the build.
 #
 # CONTAINER_RUNTIME=pyxis|enroot   import it as WORK/images/ENGINE-<tag>.sqsh; apptainer: as .sif; else it stays in the
 #                                  builder's own store. <tag> stands for all that it is built from: nothing is built twice
@@ -8,13 +8,14 @@
 # BUILDER_ARGS='--network=host'    more options for its build, separated by blanks
 # BASE_IMAGE=...                   another base than docker/versions.env has, say a mirror's; set it for the runs, too
 # DRY_RUN=1                        print the exact commands instead
+# --check                          only whether it could be built here
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 load_cluster
 # shellcheck source=scripts/runtime.sh
 . "$ROOT/scripts/runtime.sh"
-[[ $# == 1 && -n $1 ]] || usage "say which image, e.g. make container ENGINE=cpu; engines: $(container_engines)"
+[[ -n ${1:-} && ($# == 1 || $* == "$1 --check") ]] || usage "say which image, e.g. make container ENGINE=cpu; engines: $(container_engines)"
 ENGINE=$1
 RUNTIME=$CONTAINER_RUNTIME
 
@@ -113,10 +114,10 @@ read -ra extra <<<"${BUILDER_ARGS:-}"
 build=("$BUILDER" build)
 if [[ $BUILDER == buildah ]]; then build=(buildah bud); fi
 build+=("${extra[@]}" --build-arg BASE_IMAGE="$base")
-if [[ $ENGINE != cpu ]]; then build+=(--build-arg ENGINE="$ENGINE"); fi # a builder warns of one that the file does not take
+if [[ $file == */engine.* ]]; then build+=(--build-arg ENGINE="$ENGINE"); fi # a builder warns of one that the file does not take
 build+=(--tag "$image" --file "$ROOT/$file" "$ROOT")
 
-if dry; then
+if dry && [[ ${2:-} != --check ]]; then
     show "$BUILDER" pull "$base"
     show "${build[@]}"
     if [[ $target == /* ]]; then import; fi
@@ -129,7 +130,8 @@ case $RUNTIME in
 esac
 [[ $target != /* ]] || command -v "$needs" >/dev/null ||
     die "there is no $needs here to import the image with; run it where $needs is, or set CONTAINER_RUNTIME"
-lock "$WORK/images/.lock" 1 "make container below $WORK"
+if [[ ${2:-} == --check ]]; then exit; fi
+lock "$WORK/images/.lock" "$(patience)" "make container below $WORK"
 if [[ -f $record ]] && if [[ $target == /* ]]; then [[ -f $target ]]; else has "$image"; fi; then
     log "container: $target is already there"
     exit

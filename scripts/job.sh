@@ -8,6 +8,7 @@
 help_on_request "${@:2}"
 open_stage "$@"
 RUN=$WORK/runs/$MODEL/round$ROUND
+check_cluster "$RUN"
 if [[ ${SLURM_EXPORT_ENV:-} == NONE && -z ${CODE:-} ]]; then
     log "this job has nothing of the environment that it was queued from (SBATCH_EXPORT=NONE): WORK is $WORK"
 fi
@@ -16,6 +17,7 @@ if [[ ! -f $ROOT/SNAPSHOT ]]; then
     if [[ ! -f $own ]]; then
         code=$("$ROOT/scripts/snapshot.sh" "$RUN")
         printf '%s\n' "$code" >"$own"
+        record_cluster "$RUN"
     fi
     ROOT=$(<"$own")
     # shellcheck source=scripts/lib.sh

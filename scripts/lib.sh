@@ -6,7 +6,8 @@ set -euo pipefail
 # what changes no result. (Without compiled files, PYTHONDONTWRITEBYTECODE, the engine imports in 22 s, not in 8.)
 kept='PYTHON(UNBUFFERED|FAULTHANDLER|PYCACHEPREFIX)|PIP_((EXTRA_)?INDEX_URL|NO_INDEX|FIND_LINKS|TRUSTED_HOST|(CLIENT_)?CERT'
 kept+='|PROXY|(DEFAULT_)?TIMEOUT|RETRIES|(NO_)?CACHE_DIR|KEYRING_PROVIDER|CONFIG_FILE)'
-while IFS= read -r name; do unset "$name"; done < <(compgen -e | grep -E '^(PYTHON[A-Z0-9]+|PIP_.*)$' | grep -vxE "$kept")
+IGNORED='' # for make doctor
+while IFS= read -r name; do unset "$name" && IGNORED+="$name "; done < <(compgen -e | grep -E '^(PYTHON[A-Z0-9]+|PIP_.*)$' | grep -vxE "$kept")
 unset kept name
 export PYTHONNOUSERSITE=1
 # CDPATH and start-up files make `cd` and every script talk where only an answer is expected; the others change tools.
@@ -28,16 +29,82 @@ help_on_request() {
     exit 0
 }
 
-# load_cluster: cluster.env, where the environment (so: make's command line) has not said otherwise.
+# clusters: the names of clusters/NAME.env, one a line.
+clusters() { find "$ROOT/clusters" -maxdepth 1 -name '*.env' -printf '%f\n' 2>/dev/null | sed 's/\.env$//' | LC_ALL=C sort; }
+
+# unknown_cluster NAME: why it is none; nothing where it is one.
+unknown_cluster() {
+    local names
+    names=$(clusters)
+    if grep -qxF -- "$1" <<<"$names"; then return; fi
+    names=${names:+"take ${names//$'\n'/, }"}
+    printf 'there is no clusters/%s.env; %s, or copy cluster.env.example to it\n' "$1" "${names:-leave out CLUSTER}"
+}
+
+# queued_for MODEL ROUND: the names of the clusters that the run was queued for, as its folder says, one a line. The run is
+# below WORK; where the environment has none, below that of cluster.env or of any of the clusters.
+queued_for() {
+    local file works=() work
+    if [[ -n ${WORK:-} ]]; then
+        works=("$WORK")
+    else
+        works=("$ROOT/work")
+        while read -r file; do
+            work=$(sed -n 's/^WORK=//p' "$file" 2>/dev/null | tail -n 1)
+            if [[ -n $work ]]; then works+=("$work"); fi
+        done < <(printf '%s\n' "$ROOT/cluster.env" && clusters | sed "s|.*|$ROOT/clusters/&.env|")
+    fi
+    for work in "${works[@]}"; do
+        if [[ -f $work/runs/$1/round$2/CLUSTER ]]; then cat -- "$work/runs/$1/round$2/CLUSTER"; fi
+    done | LC_ALL=C sort -u
+}
+
+# load_cluster [MODEL ROUND]: cluster.env, where the environment (so: make's command line) has not said otherwise. With
+# CLUSTER=NAME clusters/NAME.env in its place; a run that was queued for one stays there.
 load_cluster() {
-    local line
-    [[ -f $ROOT/cluster.env ]] || return 0
+    local line queued problem
+    CLUSTER_FILE=cluster.env
+    OVERRIDDEN='' # for make doctor: what the environment says otherwise
+    if [[ $# -ge 2 && -z ${CLUSTER:-} ]]; then
+        queued=$(queued_for "$1" "$2")
+        [[ $queued != *$'\n'* ]] || usage "$1 round $2 was queued for ${queued//$'\n'/ and }; say which, e.g. CLUSTER=${queued%%$'\n'*}"
+        if [[ -n $queued ]]; then
+            log "CLUSTER=$queued, for which $1 round $2 was queued" >&2
+            export CLUSTER=$queued
+        fi
+    fi
+    if [[ -n ${CLUSTER:-} ]]; then
+        problem=$(unknown_cluster "$CLUSTER")
+        [[ -z $problem ]] || usage "$problem"
+        CLUSTER_FILE=clusters/$CLUSTER.env
+    fi
+    [[ -f $ROOT/$CLUSTER_FILE ]] || return 0
     while IFS= read -r line || [[ -n $line ]]; do
         [[ -z $line || $line == '#'* ]] && continue
         [[ $line =~ ^([A-Z][A-Z0-9_]*)=([A-Za-z0-9_./:,@+-]*)$ || $line =~ ^(SBATCH_ARGS)=([[:print:]]*)$ ]] ||
-            usage "cluster.env: '$line' is not KEY=VALUE; write it without blanks, quotes, '\$' or trailing comment"
-        [[ -v ${BASH_REMATCH[1]} ]] || export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"
-    done <"$ROOT/cluster.env"
+            usage "$CLUSTER_FILE: '$line' is not KEY=VALUE; write it without blanks, quotes, '\$', '~' or trailing comment"
+        [[ ${BASH_REMATCH[1]} != CLUSTER ]] || usage "$CLUSTER_FILE: CLUSTER names such a file; give it to make, or export it"
+        if [[ ! -v ${BASH_REMATCH[1]} ]]; then
+            export "${BASH_REMATCH[1]}=${BASH_REMATCH[2]}"
+        elif [[ ${!BASH_REMATCH[1]} != "${BASH_REMATCH[2]}" ]] && ! given "${BASH_REMATCH[1]}"; then
+            OVERRIDDEN+="${BASH_REMATCH[1]} "
+        fi
+    done <"$ROOT/$CLUSTER_FILE"
+}
+
+# record_cluster RUN: for which cluster a run is queued, where there are names.
+record_cluster() {
+    [[ -n ${CLUSTER:-} && ! -f $1/CLUSTER ]] || return 0
+    printf '%s\n' "$CLUSTER" >"$1/.CLUSTER.part-$$"
+    mv -- "$1/.CLUSTER.part-$$" "$1/CLUSTER"
+}
+
+# check_cluster RUN: the run in this folder was not queued for another cluster.
+check_cluster() {
+    local queued=''
+    if [[ -f $1/CLUSTER ]]; then queued=$(<"$1/CLUSTER"); fi
+    [[ -z $queued || $queued == "${CLUSTER:-}" ]] ||
+        die "this run was queued for CLUSTER=$queued; say so, or remove $1/CLUSTER when no job of it is left there"
 }
 
 # load_defaults: of every option that nothing has set, the default: what cluster.env.example has commented out. Not exported:
@@ -49,6 +116,35 @@ load_defaults() {
         name=${BASH_REMATCH[1]}
         if [[ -z ${!name:-} ]]; then printf -v "$name" %s "${BASH_REMATCH[2]}"; fi
     done <"$ROOT/cluster.env.example"
+}
+
+# ahead WORD: whether a job ahead of the chain makes it, as PREPARE=1 has it: data, or container:IMAGE. MADE: all of them.
+ahead() { [[ " $MADE " == *" $1 "* ]]; }
+
+# check_container: the engine's images are there, and what they mount; docker and podman have them on the nodes. Sets BOX
+# and SRUN_CONTAINER for training's.
+check_container() {
+    local where=$LAUNCHER-$CONTAINER_RUNTIME images name
+    SRUN_CONTAINER=() BOX=()
+    if [[ $where == local-pyxis ]]; then usage "CONTAINER_RUNTIME=pyxis is srun's; use LAUNCHER=slurm, or another runtime"; fi
+    if [[ $where == slurm-docker || $where == slurm-podman ]]; then return; fi
+    # shellcheck source=scripts/engines/automodel.sh
+    . "$ROOT/scripts/engines/$ENGINE.sh"
+    mapfile -t images < <(engine_images)
+    ahead "container:${images[0]}" || engine_container
+    for name in "${images[@]:1}"; do # else a run would train, and not be converted
+        if [[ $CONTAINER_RUNTIME != none ]] && ! ahead "container:$name"; then container_image "$name" >/dev/null; fi
+    done
+}
+
+# choose_launcher: before load_defaults: where nobody has said otherwise, a recipe that needs GPUs or several nodes is queued
+# on a machine that has sbatch; not in a job. CHOSEN: why.
+choose_launcher() {
+    CHOSEN=''
+    if [[ -n ${LAUNCHER:-}${SLURM_JOB_ID:-} || $DEVICE-$NODES == cpu-1 ]] || ! command -v sbatch >/dev/null; then return; fi
+    LAUNCHER=slurm
+    # shellcheck disable=SC2034 # for the caller
+    CHOSEN="LAUNCHER=slurm: sbatch is here, and recipe $MODEL has NODES=$NODES and DEVICE=$DEVICE; LAUNCHER=local is without it"
 }
 
 # load_recipe MODEL ROUND: checks the recipe; then every key of it is a shell variable, and no other key is one: the
@@ -95,9 +191,22 @@ open_venv() {
 }
 pins() { sha256sum <"$ROOT/docker/requirements.txt" | cut -c1-64; }
 
+# sandbox_venv: sets SANDBOX_VENV, where the model's own code finds its packages: beside those of the stages. As root that
+# code runs as another user, who must be able to read the place.
+sandbox_venv() {
+    local other=(setpriv --reuid=65534 --regid=65534 --clear-groups test -r "$VENV" -a -x "$VENV")
+    export SANDBOX_VENV=${SANDBOX_VENV:-}
+    if [[ -n $SANDBOX_VENV ]]; then return; fi
+    if ((EUID == 0)) && ! "${other[@]}" 2>/dev/null; then
+        SANDBOX_VENV=/var/cache/nemo-sft-repro/sandbox
+    else
+        SANDBOX_VENV=$VENV/sandbox
+    fi
+}
+
 # targets WHO: of make, with commas, for the words of options.txt.
 targets() {
-    local who=${1//recipe/chain,show,plan,data,eval-data,report,inspect,model,generate,status}
+    local who=${1//recipe/chain,doctor,show,plan,data,eval-data,report,inspect,model,generate,status,logs,cancel,clean-run,export}
     printf '%s\n' "${who//chain/cache,train,convert,average,eval,results}"
 }
 # heeds WHO TARGET: whether TARGET is one of them.
@@ -153,7 +262,7 @@ split_args() {
 open_stage() {
     [[ $# == 3 ]] || usage "wrong number of arguments; usage: ${0##*/} MODEL ROUND"
     MODEL=$2 ROUND=$3
-    load_cluster
+    load_cluster "$MODEL" "$ROUND"
     load_recipe "$MODEL" "$ROUND"
     check_options "$1"
     open_work
@@ -167,11 +276,15 @@ stage() {
         show "${command[@]}"
         return
     fi
-    # The libraries' own chatter about absent GPU kernels and loading bars is no news to anybody.
-    TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=${HF_HUB_DISABLE_PROGRESS_BARS:-0} \
+    # The libraries' own chatter about absent GPU kernels and loading bars tells nobody anything. Threads that wait for each
+    # other sleep: where others use the cores, too, spinning makes torch several times as slow.
+    OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=${HF_HUB_DISABLE_PROGRESS_BARS:-0} \
         TRANSFORMERS_VERBOSITY=error TORCH_LOGS=-all PYTHONWARNINGS=ignore \
         "${command[@]}"
 }
+
+# patience: for how many seconds to wait for a lock: a job has the time that Slurm gives it, a user wants to know now.
+patience() { if [[ -n ${SLURM_JOB_ID:-} ]]; then echo 604800; else echo 1; fi; }
 
 # lock FILE SECONDS WHAT: hold FILE until this process and all of its children are gone; wait at most SECONDS.
 lock() {

@@ -6,7 +6,7 @@
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 open_stage model "$@"
-lock "$WORK/models/.lock" 1 "make model below $WORK"
+lock "$WORK/models/.lock" "$(patience)" "make model below $WORK"
 options=()
 if [[ -n ${MODEL_SRC:-} ]]; then options+=(--source "$(realpath -ms -- "$MODEL_SRC")"); fi
 stage model "${options[@]}"

@@ -26,7 +26,10 @@ container_base() {
 # container_file ENGINE: the Dockerfile of ENGINE's image.
 container_file() {
     [[ ", $(container_engines), " == *", $1, "* ]] || usage "there is no image for engine '$1'; it is $(container_engines)"
-    if [[ $1 == cpu ]]; then printf 'docker/cpu.Dockerfile\n'; else printf 'docker/engine.Dockerfile\n'; fi
+    case $1 in
+        cpu | vllm) printf 'docker/%s.Dockerfile\n' "$1" ;;
+        *) printf 'docker/engine.Dockerfile\n' ;;
+    esac
 }
 container_engines() {
     local names
@@ -66,7 +69,7 @@ container_target() {
 
 # container_image ENGINE: the image to run; checked to be there.
 container_image() {
-    local image=${CONTAINER_IMAGE:-} remedy='set CONTAINER_IMAGE to one that is there'
+    local image=${CONTAINER_IMAGE:-} remedy="set ${IMAGE_OPTION:-CONTAINER_IMAGE} to one that is there"
     if [[ -z $image ]]; then
         image=$(container_target "$1") || exit
         remedy="run: make container ENGINE=$1 CONTAINER_RUNTIME=$CONTAINER_RUNTIME"
@@ -81,7 +84,8 @@ container_image() {
     fi
 }
 
-# container_mounts: what to mount, one src:dst[:ro] a line, outer folders before those inside them.
+# container_mounts: what to mount, one src:dst[:ro] a line, outer folders before those inside them. UNMADE: a folder that
+# need not be there yet, for make doctor.
 container_mounts() {
     local entry src dst flag
     local -a entries=("$ROOT:$ROOT:ro" "$WORK") kept=()
@@ -94,7 +98,7 @@ container_mounts() {
         dst=${dst:-$src}
         [[ $src == /?* && $dst == /?* && $flag =~ ^(ro)?$ && $src$dst != *[,\ ]* ]] ||
             usage "'$entry' cannot be mounted; give src[:dst[:ro]] with absolute paths without blanks, commas and colons"
-        [[ -e $src ]] || dry || die "$src does not exist and cannot be mounted; create it, or fix CONTAINER_MOUNTS"
+        [[ -e $src || $src == "${UNMADE:-}" ]] || dry || die "$src does not exist and cannot be mounted; create it, or fix CONTAINER_MOUNTS"
         src=${src%/} dst=${dst%/}
         [[ -z ${have[$dst]:-} || ${have[$dst]} == "$src:$dst${flag:+:$flag}" ]] ||
             usage "two mounts at $dst; fix CONTAINER_MOUNTS"
@@ -123,10 +127,10 @@ container_covered() {
 # container_names: of the exported variables, those that a training process may need.
 container_names() {
     compgen -e | LC_ALL=C sort | grep -xE "$(
-        printf '%s|' HF_TOKEN HF_HOME HF_HUB_OFFLINE WANDB_API_KEY WORK ROOT MODEL ROUND LINK_END LINK_STEPS \
-            OMP_NUM_THREADS TQDM_DISABLE TOKENIZERS_PARALLELISM PYTHONUNBUFFERED PYTHONNOUSERSITE WORLD_SIZE RANK LOCAL_RANK \
-            DEVICE NEMO_RL_DIR SETUP_COMMAND PROFILE_STEPS WANDB_PROJECT
-        printf '%s' '(NRL|NCCL|GLOO|SLURM|MASTER|RAY)_.*'
+        printf '%s|' HF_TOKEN HF_HOME HF_HUB_OFFLINE WORK ROOT MODEL ROUND LINK_END LINK_STEPS LINK_STOP \
+            OMP_NUM_THREADS OMP_WAIT_POLICY TQDM_DISABLE TOKENIZERS_PARALLELISM PYTHONUNBUFFERED PYTHONNOUSERSITE WORLD_SIZE RANK LOCAL_RANK \
+            SFT_IMAGE SANDBOX_VENV OPENAI_API_KEY EVAL_WEAK_SANDBOX CUDA_VISIBLE_DEVICES DEVICE NEMO_RL_DIR SETUP_COMMAND PROFILE_STEPS
+        printf '%s' '(NRL|VLLM|NCCL|GLOO|SLURM|MASTER|RAY|WANDB)_.*'
     )" || true
 }
 
@@ -139,6 +143,7 @@ container() {
     case $runtime-$1 in
         none-*) BOX_PYTHON=$VENV/bin/python ;;
         *-cpu) BOX_PYTHON=/opt/venv/bin/python ;; # as docker/cpu.Dockerfile has it
+        *-vllm) BOX_PYTHON=python3 ;;
         *) BOX_PYTHON=python ;;
     esac
     SRUN_CONTAINER=() BOX=()

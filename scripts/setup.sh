@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# setup.sh [test]: build .venv from the pins in docker/requirements.txt; with "test" add docker/requirements-test.txt and,
-# as .venv/standin, the Python of the tests' stand-in for NeMo-RL's image. Does nothing when it is built already from
-# these very pins.
+# setup.sh [loggers|test]: build .venv from the pins in docker/requirements.txt. "loggers" adds tensorboard and wandb
+# (docker/requirements-loggers.txt). "test" adds them, docker/requirements-test.txt and, as .venv/standin, the Python of
+# the tests' stand-in for NeMo-RL's image. Does nothing when it is built already from these very pins.
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
-[[ $# == 0 || $* == test ]] || usage 'wrong argument; usage: setup.sh [test]'
+[[ $# == 0 || $* == test || $* == loggers ]] || usage 'wrong argument; usage: setup.sh [loggers|test]'
 VENV=${VENV:-$ROOT/.venv}
 
 # install FILE [VENV [OPTION...]]: the pins of FILE, without a resolver: the file lists every package there is to be.
@@ -34,6 +34,7 @@ check_pins() {
     [[ -z $wrong ]] || die "pip did not put $wrong into $2; see: python3 -m pip config list, then run: make setup"
 }
 
+trap 'echo "error: interrupted; run the same command again to go on" >&2 && exit 130' INT # pip would blame the network
 exec {fd}>>"$ROOT/.setup.lock"
 flock "$fd"
 
@@ -66,18 +67,25 @@ if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
     log "setup: done in $SECONDS s"
 fi
 
-if [[ ${1:-} == test ]]; then
-    want=$(sha256sum <"$ROOT/docker/requirements-test.txt")
-    if [[ ! -f $VENV/PINS-test || $(<"$VENV/PINS-test") != "$want" ]]; then
-        install "$ROOT/docker/requirements-test.txt"
-        printf '%s\n' "$want" >"$VENV/PINS-test"
+# add NAME: the pins of docker/requirements-NAME.txt, once.
+add() {
+    local file=$ROOT/docker/requirements-$1.txt want
+    want=$(sha256sum <"$file")
+    if [[ ! -f $VENV/PINS-$1 || $(<"$VENV/PINS-$1") != "$want" ]]; then
+        install "$file"
+        printf '%s\n' "$want" >"$VENV/PINS-$1"
     fi
+}
+
+if (($#)); then add loggers; fi
+if [[ ${1:-} == test ]]; then
+    add test
     want=$(sha256sum <"$ROOT/docker/requirements-standin.txt")
     if [[ ! -f $VENV/standin/PINS || $(<"$VENV/standin/PINS") != "$want" ]]; then
         rm -rf -- "$VENV/standin"
         python3 -m venv "$VENV/standin"
         install "$ROOT/docker/requirements-standin.txt" "$VENV/standin" --ignore-requires-python
-        # Its packages go before ours, torch and transformers among them.
+        # Its packages take precedence over ours, torch and transformers among them.
         "$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$("$VENV/standin/bin/python" -c \
             'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth"
         printf '%s\n' "$want" >"$VENV/standin/PINS"

@@ -58,6 +58,13 @@ job_end() {
 # sbatch_dropped: the variables of sbatch that do not count, nothing where there are none.
 sbatch_dropped() { compgen -e | grep '^SBATCH_' | grep -vxE "$sbatch_kept|SBATCH_(ARGS|EXPORT)" | paste -sd ' ' || true; }
 
+# foreign_variables: those of Slurm's programs that `slurm` drops, outside of a job.
+foreign_variables() {
+    [[ -z ${SLURM_JOB_ID:-} ]] || return 0
+    compgen -e | grep -E '^(SLURM|SBATCH|SALLOC|SRUN|SQUEUE|SACCT|SINFO|SCONTROL|SCANCEL|SACCTMGR)_' |
+        grep -vxE "$sbatch_kept|SBATCH_ARGS|SLURM_(CONF|CONF_SERVER|CLUSTERS|WORKING_CLUSTER|JWT|SACK_[A-Z_]*)" | paste -sd ' ' || true
+}
+
 # job_number: of sbatch's answer on standard input. A site's wrapper or plugin may talk around it.
 job_number() { sed -nE 's/^([0-9]+)(;[^ ;]+)?$/\1/p; s/^Submitted batch job ([0-9]+)( .*)?$/\1/p' | tail -n 1; }
 

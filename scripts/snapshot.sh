@@ -1,5 +1,7 @@
 #!/usr/bin/env bash
 # snapshot.sh RUN: copy the code to RUN/code/<id> and print that path. A chain runs this copy, however long it queues.
+#
+# CLUSTER=NAME  with clusters/NAME.env in place of cluster.env
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
@@ -18,13 +20,15 @@ identity=$(done_py 'print(json.dumps(code_identity()))')
 commit=$(done_py 'print(code_identity()["commit"][:12])')
 pack=(tar --sort=name --owner=0 --group=0 --mtime=@0 --exclude=__pycache__ -c)
 sum=$("${pack[@]}" "${code[@]}" | sha256sum | cut -c1-64)
-target=$1/code/$commit-${sum:0:12}
+file=${CLUSTER:+clusters/$CLUSTER.env}
+file=${file:-cluster.env}
+target=$1/code/$commit-${sum:0:12}${CLUSTER:+-$CLUSTER}
 if [[ ! -d $target ]]; then
     part=$1/code/.part-$$
     mkdir -p -- "$part"
     trap 'rm -rf -- "$part"' EXIT
     "${pack[@]}" "${code[@]}" | tar -x -C "$part"
-    if [[ -f cluster.env ]]; then cp cluster.env "$part"; fi
+    if [[ -f $file ]]; then cp --parents "$file" "$part"; fi
     printf '%s, "tree_sha256": "%s"}\n' "${identity%\}}" "$sum" >"$part/SNAPSHOT"
     mv -T -- "$part" "$target" 2>/dev/null || [[ -d $target ]] # a second submission may have been faster
 fi

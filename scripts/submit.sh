@@ -2,7 +2,7 @@
 # submit.sh STAGE MODEL ROUND: run or queue a stage; STAGE train stands for the chain from it to the results.
 #
 # LAUNCHER=local  the sbatch files one after another with bash, here and now (default)
-# LAUNCHER=slurm  JOBS training links, each after the one before however that ended (a time-out is normal; a link that
+# LAUNCHER=slurm  (default for a recipe that needs GPUs or several nodes, where sbatch is here) JOBS training links, each after the one before however that ended (a time-out is normal; a link that
 #                 finds the run finished takes seconds), then the other stages, each only if the one before succeeded.
 #                 Engine nemo-rl converts the base model first; conversions of several steps run side by side
 # JOBS=n|auto     so many links, or as many as make plan says
@@ -14,19 +14,31 @@
 # SBATCH_ARGS, GPUS_FLAG               more of sbatch's options, and how GPUs are asked for: see slurm.sh
 # TIME_MIN, MAIL_USER, MAIL_TYPE      as sbatch's options; CPU_PARTITION for the jobs that need no GPU
 # DRY_RUN=1       print the exact commands instead
-# EVAL_ROWS=n, EVAL_BATCH=n   of the evaluation: the first n rows of each set, n prompts at a time
+# EVAL_TASKS=n|auto   the evaluation as an array of jobs, n for each model, or as many as make plan says; the results job
+#                 grades what they answer
+# EVAL=no         end the chain before the evaluation
+# EVAL_ROWS=n, EVAL_BATCH=n, BENCH, MODE, PROTOCOL, MODEL_DIR, SERVER, JUDGE   of the evaluation: see sbatch/eval.sbatch
 # MERGE=1         make convert: of a recipe that trains an adapter, also the base with it merged in, step_<S>-merged/
+# DOCTOR=no       queue without asking make doctor first
+# PREPARE=1       what is missing for STAGE train or eval first: the image (container), model, data, eval-data; as jobs ahead
+#                 of the others, one after another, or here with LAUNCHER=local. They heed the options of make model, make
+#                 data and make eval-data; WORKERS=n asks for n CPUs
 # REMOVE_AFTER_AVERAGE=1  remove the converted steps when their average is verified
 # shellcheck source=scripts/lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 help_on_request "$@"
 [[ $# == 3 ]] || usage 'wrong number of arguments; usage: submit.sh STAGE MODEL ROUND'
 STAGE=$1 MODEL=$2 ROUND=$3
-load_cluster
+load_cluster "$MODEL" "$ROUND"
 load_recipe "$MODEL" "$ROUND"
 check_options "$STAGE"
+choose_launcher
 load_defaults
 site_options
+# shellcheck source=scripts/engines/automodel.sh
+. "$ROOT/scripts/engines/$ENGINE.sh"
+# shellcheck source=scripts/engines/vllm.sh
+. "$ROOT/scripts/engines/vllm.sh"
 ending=convert
 if [[ " $CHAIN " == *' average '* ]]; then ending=average; fi
 # What no stage of this chain would look at.
@@ -34,13 +46,14 @@ if [[ " $CHAIN " == *' average '* ]]; then ending=average; fi
     usage "recipe $MODEL trains no adapter; leave out MERGE=$MERGE"
 [[ -z ${REMOVE_AFTER_AVERAGE:-} || $STAGE != train || $ending == average ]] ||
     usage "recipe $MODEL averages nothing; leave out REMOVE_AFTER_AVERAGE=$REMOVE_AFTER_AVERAGE"
-for name in EVAL_ROWS EVAL_BATCH; do
+for name in EVAL_ROWS EVAL_BATCH EVAL_TASKS BENCH MODE PROTOCOL MODEL_DIR SERVER JUDGE; do
     [[ -z ${!name:-} || $STAGE != train || -n ${EVAL_SET:-} ]] ||
         usage "recipe $MODEL names no EVAL_SET, hence evaluates nothing; leave out $name=${!name}"
 done
 case $STAGE in
     train)
         read -ra stages <<<"$CHAIN"
+        if [[ ${EVAL:-} == no ]]; then read -ra stages <<<"${CHAIN% eval results}"; fi
         [[ -n ${EVAL_SET:-} ]] || dry || log "recipe $MODEL names no EVAL_SET: the chain ends with $ending"
         ;;
     cache | convert | average | eval | results) stages=("$STAGE") ;;
@@ -48,24 +61,70 @@ case $STAGE in
 esac
 [[ $STAGE != average || $ending == average ]] ||
     usage "recipe $MODEL ends with step $AVERAGE_STEPS, there is nothing to average; run: make convert MODEL=$MODEL ROUND=$ROUND"
-[[ $STAGE != cache || $ENGINE == nemo-rl ]] ||
-    usage "engine $ENGINE needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
+[[ $STAGE != cache || " $CHAIN " == *' cache '* ]] ||
+    usage "recipe $MODEL needs no cache; run: make train MODEL=$MODEL ROUND=$ROUND"
+for name in DATA_SRC MODEL_SRC BENCH_SRC GITHUB_ENDPOINT LANG_MODEL LANG_MODEL_URL LANG_MODEL_SHA256 TOKENIZER REPORT BUILDER \
+    BUILDER_ARGS; do
+    if [[ -z ${PREPARE:-} ]] && given "$name"; then usage "$name=${!name} is for what PREPARE=1 makes ahead of a chain; add that, or leave it out"; fi
+done
 if [[ $LAUNCHER == local ]]; then
-    for name in JOBS RUN_AFTER TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE "${!SBATCH_@}"; do
+    for name in JOBS EVAL_TASKS RUN_AFTER TIME_MIN MAIL_USER MAIL_TYPE CPU_PARTITION EXCLUSIVE "${!SBATCH_@}"; do
         if given "$name"; then usage "$name=${!name} is for Slurm's jobs; use LAUNCHER=slurm, or leave it out"; fi
     done
 fi
-[[ -f $ROOT/scripts/engines/$ENGINE.sh ]] || dry ||
-    die "engine $ENGINE is not part of this version; DRY_RUN=1 LAUNCHER=slurm shows its chain, MODEL=tiny runs one"
 [[ $LAUNCHER == slurm || $NODES == 1 ]] || usage "recipe $MODEL needs $NODES nodes; use LAUNCHER=slurm"
-[[ $ENGINE != nemo-rl || $LAUNCHER == slurm || $STAGE != train ]] ||
-    usage "engine nemo-rl trains in Slurm jobs, also on a single node; use LAUNCHER=slurm"
-if [[ $JOBS == auto ]]; then JOBS=$("$ROOT/scripts/tool.sh" plan "$MODEL" "$ROUND" --jobs) || exit; fi
-if [[ $ENGINE == nemo-rl ]]; then
-    # shellcheck source=scripts/engines/nemo-rl.sh
-    . "$ROOT/scripts/engines/nemo-rl.sh"
-    check_ray_cpus
-fi
+engine_options
+
+# planned FIGURE OPTION DEFAULT: what make plan says; of a CPU, which it has no estimate of, the default.
+planned() {
+    local said status=0
+    said=$("$ROOT/scripts/tool.sh" plan "$MODEL" "$ROUND" "--$1" 2>&1) || status=$?
+    if [[ $DEVICE == cpu && $status == 1 && $said == *'no estimate'* ]]; then
+        log "$2=auto: no estimate for a CPU yet, so $2=$3" >&2
+        said=$3 status=0
+    fi
+    if ((status == 0)); then printf '%s\n' "$said"; else printf '%s\n' "$said" >&2; fi
+    return "$status"
+}
+EVAL_TASKS=${EVAL_TASKS:-1}
+if [[ $EVAL_TASKS == auto ]]; then EVAL_TASKS=$(planned eval-tasks EVAL_TASKS 1) || exit; fi
+export EVAL_TASKS
+if [[ $STAGE == eval && $EVAL_TASKS != 1 ]]; then stages=(eval results); fi # where the answers are graded
+if [[ $JOBS == auto ]]; then JOBS=$(planned jobs JOBS "$(sed -n 's/^#JOBS=//p' "$ROOT/cluster.env.example")") || exit; fi
+
+# find_missing: with PREPARE=1 puts what is missing ahead of the stages. An image only where it could be built: no job is to
+# wait for one that cannot. MADE: all of it.
+find_missing() {
+    local name images=() words=() missing=() names
+    [[ -n ${PREPARE:-} ]] || return 0
+    if [[ $STAGE == train ]]; then mapfile -t images < <(engine_images); fi
+    if [[ " ${stages[*]} " == *' eval '* ]]; then
+        words=(--eval)
+        if vllm_here; then images+=(vllm); fi
+    fi
+    if [[ $STAGE == eval ]]; then words=(--only-eval); fi
+    for name in "${images[@]}"; do
+        if [[ $name == vllm && -n ${EVAL_IMAGE:-} || $name != vllm && -n ${CONTAINER_IMAGE:-} ]]; then continue; fi
+        if [[ $CONTAINER_RUNTIME == none || $LAUNCHER-$CONTAINER_RUNTIME == slurm-@(docker|podman) ]]; then continue; fi
+        if dry || (CONTAINER_IMAGE='' container_image "$name") >/dev/null 2>&1; then continue; fi
+        "$ROOT/scripts/container.sh" "$name" --check
+        missing+=("container:$name")
+    done
+    names=$(python3 "$ROOT/python/tools/missing.py" "$MODEL" "$ROUND" --work "$WORK" "${words[@]}" ${BENCH:+--bench="$BENCH"}) || exit
+    mapfile -t -O ${#missing[@]} missing < <(printf '%s' "${names:+$names$'\n'}")
+    stages=("${missing[@]}" "${stages[@]}")
+    MADE=${missing[*]}
+}
+
+# check_made: without PREPARE=1, all that is missing in one line, before the stages name one thing after another.
+check_made() {
+    local names eval=()
+    if [[ -n ${PREPARE:-} ]]; then return; fi
+    if [[ " ${stages[*]} " == *' eval '* ]]; then eval=(--eval); fi
+    names=$(python3 "$ROOT/python/tools/missing.py" "$MODEL" "$ROUND" --work "$WORK" "${eval[@]}" ${BENCH:+--bench="$BENCH"}) || exit
+    names=${names//$'\n'/ }
+    [[ -z $names ]] || die "$MODEL round $ROUND has no ${names// /, no } below $WORK; run: make $names MODEL=$MODEL ROUND=$ROUND${BENCH:+ BENCH=$BENCH}, or add PREPARE=1"
+}
 
 # check_inputs: what the first stage reads is there, so that nothing is queued in vain.
 check_inputs() {
@@ -76,9 +135,11 @@ check_inputs() {
             check_container
             ;;
         train)
-            stage train --check >/dev/null
-            if [[ $ENGINE == nemo-rl ]]; then stage engine --render >/dev/null; fi
+            check_made
+            ahead data || ahead model || SAVED=$(stage train --check)
+            engine_ready
             check_container
+            if [[ " ${stages[*]} " == *' eval '* ]]; then check_eval; fi
             ;;
         convert) [[ -f $RUN/train/DONE ]] || die "training is not finished; run: make train $again" ;;
         average)
@@ -88,36 +149,36 @@ check_inputs() {
             done
             ;;
         eval)
-            if [[ $ending == average ]]; then
+            if [[ -n ${MODEL_DIR:-} ]]; then
+                [[ -f $MODEL_DIR/config.json ]] || usage "MODEL_DIR=$MODEL_DIR has no config.json; give the folder of a model"
+            elif [[ $ending == average ]]; then
                 [[ -f $RUN/average/DONE ]] || die "nothing is averaged yet; run: make average $again"
             else
                 [[ -f $RUN/convert/step_$AVERAGE_STEPS/DONE ]] ||
                     die "step $AVERAGE_STEPS is not converted; run: make convert $again"
             fi
+            check_eval
             ;;
-        results) [[ -f $RUN/eval/DONE ]] || die "nothing is evaluated yet; run: make eval $again" ;;
+        results) compgen -G "$RUN/eval*/DONE" >/dev/null || die "nothing is evaluated yet; run: make eval $again" ;;
     esac
 }
 
-# check_container: the engine's image is there, and what it mounts; docker and podman have them on the nodes.
-check_container() {
-    local where=$LAUNCHER-$CONTAINER_RUNTIME
-    if [[ $where == local-pyxis ]]; then usage "CONTAINER_RUNTIME=pyxis is srun's; use LAUNCHER=slurm, or another runtime"; fi
-    if [[ $where == slurm-docker || $where == slurm-podman ]]; then return; fi
-    # shellcheck source=scripts/engines/automodel.sh
-    . "$ROOT/scripts/engines/$ENGINE.sh"
-    engine_container
+# check_eval: the sets and vLLM are there, for an evaluation that is hours away.
+check_eval() {
+    eval_options
+    if ahead data || ahead eval-data; then OPTIONS+=(--unmade); fi
+    stage eval --check "${OPTIONS[@]}"
+    if ! ahead container:vllm && vllm_here && [[ $LAUNCHER-$CONTAINER_RUNTIME != slurm-@(docker|podman) ]]; then vllm_container; fi
 }
 
 # check_free: no chain of this run is queued or running. Slurm's list of it is in chain.tsv.
 check_free() {
-    local id state
-    [[ -f $RUN/chain.tsv ]] && command -v squeue >/dev/null || return 0
-    while read -r _ _ id; do
-        state=$(slurm squeue -h -j "$id" -t PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED -o "$id|%T" 2>/dev/null |
-            sed -n "s/^$id|//p;T;q") || true
-        [[ -z $state ]] || die "job $id of this run is still $state; wait for it (make status), or scancel it first"
-    done <"$RUN/chain.tsv"
+    local ids id='' state
+    [[ -s $RUN/chain.tsv ]] && command -v squeue >/dev/null || return 0
+    ids=$(cut -f 3 "$RUN/chain.tsv" | paste -sd ,)
+    IFS='|' read -r id state < <(slurm squeue -h -S i -j "$ids" -t PENDING,CONFIGURING,RUNNING,COMPLETING,SUSPENDED \
+        -o '%F|%T' 2>/dev/null | grep -xE "(${ids//,/|})[|][A-Z_]+" || true) || true
+    [[ -z $id ]] || die "job $id of this run is still $state; wait for it, or run: make cancel MODEL=$MODEL ROUND=$ROUND"
 }
 
 # check_after: the jobs of RUN_AFTER exist. Slurm takes a dependency on one that does not for fulfilled.
@@ -136,11 +197,15 @@ put() {
     if [[ $1 == train ]]; then
         cmd+=(--nodes="$NODES")
         if [[ $DEVICE == gpu ]]; then gpus_option "$GPUS_PER_NODE" && cmd+=("${GPUS_OPTION[@]}"); fi
-    elif [[ $1 == average || $1 == results ]]; then
+    elif [[ $1 == @(container|model|data|eval-data|average|results) ]]; then
+        if [[ $1 == @(data|average) && -n ${WORKERS:-} ]]; then cmd+=(--cpus-per-task="$WORKERS"); fi
         if [[ -n ${CPU_PARTITION:-} ]]; then cmd+=(--partition="$CPU_PARTITION"); fi
     elif [[ $DEVICE == gpu ]]; then
-        gpus_option 1
+        if [[ $1 == eval ]]; then gpus_option "${EVAL_TP:-1}"; else gpus_option 1; fi
         cmd+=("${GPUS_OPTION[@]}")
+    fi
+    if [[ $1 == eval && $EVAL_TASKS != 1 ]]; then
+        if [[ -n ${MODEL_DIR:-} ]]; then cmd+=(--array="0-$((EVAL_TASKS - 1))"); else cmd+=(--array="0-$((2 * EVAL_TASKS - 1))"); fi
     fi
     if [[ $1 == train && -n ${TIME_MIN:-} ]]; then cmd+=(--time-min="$TIME_MIN"); fi
     if [[ -n ${MAIL_USER:-} ]]; then cmd+=(--mail-user="$MAIL_USER" --mail-type="$MAIL_TYPE"); fi
@@ -176,7 +241,7 @@ refused() {
         die "$1 (${said:-it says nothing}), and scancel failed; run: scancel ${ids[*]}"
     fi
     : >"$RUN/chain.tsv"
-    die "$1 (${said:-it says nothing}); fix cluster.env or the recipe; nothing is queued"
+    die "$1 (${said:-it says nothing}); fix $CLUSTER_FILE or the recipe; nothing is queued"
 }
 
 queue_chain() {
@@ -185,7 +250,13 @@ queue_chain() {
     for name in "${stages[@]}"; do
         edge=$gate
         case $name in
-            train) # every link waits for what the first waits for: one after a cancelled link must not start alone
+            train)
+                # None waits in the queue for all of the nodes, only to find nothing to do.
+                if ((SAVED >= STEPS)); then
+                    log "train: already at the last step, $STEPS: no link is queued"
+                    continue
+                fi
+                # Every link waits for what the first waits for: one after a cancelled link must not start alone.
                 for ((link = 1; link <= JOBS; link++)); do
                     put train "$edge" "TRAIN$link"
                     edge=afterany:$id${gate:+,$gate}
@@ -200,9 +271,17 @@ queue_chain() {
                 done
                 gate=afterok$ids
                 ;;
+            container:*)
+                put container "$edge" CONTAINER "${name#*:}"
+                gate=afterok:$id
+                ;;
             *)
                 put "$name" "$edge" "${name^^}"
                 gate=afterok:$id
+                if [[ $name == eval && $EVAL_TASKS != 1 ]] && selects; then
+                    put eval "$gate" EVAL-SELECT select
+                    gate=afterok:$id
+                fi
                 ;;
         esac
     done
@@ -211,7 +290,8 @@ queue_chain() {
 run_chain() {
     local name status words
     for name in "${stages[@]}"; do
-        words=("$CODE/sbatch/$name.sbatch" "$MODEL" "$ROUND")
+        words=("$CODE/sbatch/${name%%:*}.sbatch" "$MODEL" "$ROUND")
+        if [[ $name == container:* ]]; then words+=("${name#*:}"); fi
         if [[ $name == convert && -n ${CONVERSION_STEP:-} ]]; then words+=("$CONVERT_STEPS"); fi
         while :; do
             if dry; then
@@ -227,21 +307,29 @@ run_chain() {
 }
 
 RUN_AFTER=${RUN_AFTER:-}
+MADE='' # by jobs ahead
+SAVED=0 # the last saved step, where train is asked
 CONVERT_STEPS=${CONVERSION_STEP:-$AVERAGE_STEPS}
 if [[ $CONVERT_STEPS == last ]]; then CONVERT_STEPS=$STEPS; fi
 open_work
 open_venv
 RUN=$WORK/runs/$MODEL/round$ROUND
+find_missing
 if dry; then
     CODE=$RUN/code/SNAPSHOT
 else
+    check_cluster "$RUN"
+    check_free # before the inputs: a chain that runs may yet make them
     check_inputs
+    if [[ $LAUNCHER == slurm && ${DOCTOR:-yes} == yes ]]; then "$ROOT/scripts/tool.sh" doctor "$MODEL" "$ROUND" "$STAGE" "$MADE"; fi
     lock "$RUN/.chain.lock" 1 "a chain of $MODEL round $ROUND"
     check_free
     mkdir -p -- "$RUN/logs"
     CODE=$("$ROOT/scripts/snapshot.sh" "$RUN")
 fi
 export CODE
+if [[ -n $CHOSEN ]]; then log "$CHOSEN" >&2; fi
+if [[ -n ${PREPARE:-} ]]; then log "PREPARE=1: made first: ${MADE:-nothing, all is here}" >&2; fi
 
 if [[ $LAUNCHER == local ]]; then
     run_chain
@@ -254,5 +342,6 @@ else
     if [[ -n $dropped ]]; then log "of the environment these do not count: $dropped; more options go in SBATCH_ARGS"; fi
     : >"$RUN/chain.tsv"
     queue_chain
+    record_cluster "$RUN"
     log "queued jobs $(queued); watch them with: make status MODEL=$MODEL ROUND=$ROUND"
 fi

@@ -7,12 +7,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
+
+from browser import CHROMIUM, Tab, chromium
+from sft.recipe.checks import check, parse
+from sft.recipe.keys import Recipe
+from sft.recipe.read import load
 
 ROOT = Path(__file__).parent.parent
 CODE = ("scripts", "sbatch", "python", "recipes", "docker", "tests/bench", "Makefile", "cluster.env.example")
@@ -89,6 +94,19 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+def parsed(model: str, round_: str, changes: Mapping[str, str | None]) -> Recipe:
+    """A recipe with some texts changed (None: the key is taken out), each read by itself. Raises Failure."""
+    text = load(model, round_)["text"] | changes
+    return parse(model, {key: value for key, value in text.items() if value is not None})
+
+
+def changed(model: str, round_: str, changes: Mapping[str, str | None]) -> Recipe:
+    """The same, checked as a whole. Raises Failure."""
+    recipe = parsed(model, round_, changes)
+    check(model, recipe)
+    return recipe
+
+
 def failed(result: subprocess.CompletedProcess[str], *words: str, status: tuple[int, ...] = (1, 2)) -> str:
     """Assert that a command ended with one error line that holds `words`, without a traceback; returns the line."""
     output = result.stdout + result.stderr
@@ -100,6 +118,16 @@ def failed(result: subprocess.CompletedProcess[str], *words: str, status: tuple[
         assert word in errors[0], errors[0]
     assert ";" in errors[0], f"no remedy: {errors[0]}"
     return errors[0]
+
+
+def programs_without(folder: Path, repo: Repo, *names: str) -> Path:
+    """A new folder, for PATH, with this machine's programs except some."""
+    folder.mkdir()
+    for source in repo.env["PATH"].split(":"):
+        for program in Path(source).iterdir() if Path(source).is_dir() else ():
+            if program.name not in names and not (folder / program.name).is_symlink():
+                (folder / program.name).symlink_to(program)
+    return folder
 
 
 def ok(result: subprocess.CompletedProcess[str]) -> str:
@@ -127,7 +155,7 @@ def prepared(session_repo: Repo) -> Repo:
 
 @pytest.fixture(scope="session")
 def trained(prepared: Repo) -> Repo:
-    """The whole chain of mini in one link, by the local launcher: what interrupted runs are held against."""
+    """The whole chain of mini in one link, by the local launcher: what interrupted runs are compared with."""
     ok(prepared.call("scripts/submit.sh", "train", "mini", "1"))
     return prepared
 
@@ -179,6 +207,32 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def missing(message: str) -> NoReturn:
     """A machine that cannot do what a test needs skips it, unless CI=true: it fails."""
     (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(message)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        missing("no chromium here; install it: apt-get install chromium")
+    if os.environ.get("CI") != "true":
+        pytest.importorskip("playwright.sync_api")
+    with chromium() as made:
+        yield made
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    """Opens a file in a tab, which may ask for other files only, and in which nothing may go wrong."""
+    tabs: list[Tab] = []
+
+    def open_tab(file: Path, **options: Any) -> Tab:
+        tabs.append(Tab(browser, file, **options))
+        return tabs[-1]
+
+    yield open_tab
+    for one in tabs:
+        assert all(url.startswith("file://") for url in one.asked), one.asked
+        assert one.wrong == []
+        one.context.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ COMMAND = re.compile(r"^    ((?:make|cp|sbatch) .*?)(?:\s+#(.*))?$", re.MULTILIN
 # What a test session itself is, or what it has run before.
 NOT_RUN = ("make demo", "make test")
 # Stages that print their commands with DRY_RUN=1; of any other target make prints what it would call.
-DRY = ("container", "data", "model", "train")
+DRY = ("container", "data", "eval", "model", "train")
 
 
 class Command(NamedTuple):

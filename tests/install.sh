@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# install.sh [slow]: install Debian's Slurm, munge, iproute2 and bats when they are missing, and what the double of pyxis
-# is built from and runs in; with "slow" also what builds and runs images, and what keeps Slurm's accounts
+# install.sh [slow]: install Debian's Slurm, munge, iproute2, bats and bubblewrap when they are missing, and what the
+# double of pyxis is built from and runs in; with "slow" also what builds and runs images, what keeps Slurm's accounts,
+# and a browser
 set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
-programs=(slurmctld slurmd sbatch srun scontrol munged ip bats gcc busybox mksquashfs)
+programs=(slurmctld slurmd sbatch srun scontrol munged ip bats gcc busybox mksquashfs bwrap)
 install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats gcc libc6-dev libslurm-dev)
-install+=(busybox-static squashfs-tools)
+install+=(busybox-static squashfs-tools bubblewrap)
 if [[ ${1:-} == slow ]]; then
-    programs+=(podman buildah runc debootstrap slurmdbd mariadbd)
-    install+=(podman buildah runc debootstrap slurmdbd mariadb-server)
+    programs+=(podman buildah runc debootstrap slurmdbd mariadbd chromium)
+    install+=(podman buildah runc debootstrap slurmdbd mariadb-server chromium fonts-dejavu-core)
 fi
 
 installed() {

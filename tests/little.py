@@ -18,9 +18,10 @@ TEMPLATE = (
 RECIPE = {
     "ROUNDS": "1", "ENGINE": "automodel", "DEVICE": "cpu", "DTYPE": "float32", "BASE_MODEL": "acme/Little-Llama",
     "BASE_SOURCE": "hub", "BASE_REVISION": "none", "CHAT": "llama3", "LR": "3e-3", "MIN_LR": "3e-4", "TP": "1",
-    "CP": "1", "PP": "1", "EP": "1", "NODES": "1", "GPUS_PER_NODE": "1", "SEED": "7", "LR_SCHEDULE": "constant",
-    "WARMUP": "0", "WARMUP_INIT": "0", "WEIGHT_DECAY": "0.01", "ADAM_BETA1": "0.9", "ADAM_BETA2": "0.98",
-    "ADAM_EPS": "1e-8", "CLIP_GRAD": "1.0", "DATASET": "little", "DATASET_SOURCE": "hub", "DATASET_REVISION": "none",
+    "CP": "1", "PP": "1", "EP": "1", "ETP": "1", "NODES": "1", "GPUS_PER_NODE": "1", "SEED": "7",
+    "LR_SCHEDULE": "constant", "WARMUP": "0", "WARMUP_INIT": "0", "WEIGHT_DECAY": "0.01", "ADAM_BETA1": "0.9",
+    "ADAM_BETA2": "0.98", "ADAM_EPS": "1e-8", "CLIP_GRAD": "1.0", "DATASET": "little",
+    "DATASET_SOURCE": "hub", "DATASET_REVISION": "none",
     "SCHEMA": "nemotron", "VARIANT": "corrected", "CURATE_FILES": "chat", "CURATE_USED_IN": "nano",
     "CURATE_MAX_TOKENS": "96", "CURATE_MAX_COMPLETION": "96", "CURATE_ROWS": "0", "CURATE_TAKE": "random",
     "CURATE_CHUNK": "1", "CURATE_VAL_ROWS": "0", "CURATE_DEDUPLICATE": "false", "CURATE_DECONTAMINATE": "none",

@@ -4,7 +4,7 @@
 setup() {
     ROOT=$(cd "$BATS_TEST_DIRNAME/.." && pwd)
     cd "$ROOT"
-    unset WORK LAUNCHER MODEL ROUND JOBS DRY_RUN
+    unset WORK CLUSTER LAUNCHER MODEL ROUND JOBS DRY_RUN
     export VENV=${VENV:-$ROOT/.venv}
     TMP=$(mktemp -d)
 }
@@ -19,13 +19,13 @@ golden() {
     diff -u "$ROOT/tests/golden/$1" <(printf '%s\n' "${output//$TMP//TMP}")
 }
 
-@test "a bare make prints the targets under four headings, the stages in the chain's order" {
+@test "a bare make prints the targets under five headings, the stages in the chain's order" {
     run make
     [ "$status" -eq 0 ]
-    [ "$(grep -E '^[A-Z]' <<<"$output" | paste -sd,)" = "The chain,Look,Set up,Develop" ]
+    [ "$(grep -E '^[A-Z]' <<<"$output" | paste -sd,)" = "The chain,Look,Runs,Set up,Develop" ]
     chain=$(sed -n '/^The chain/,/^Look/s/^  \([a-z-]*\) .*/\1/p' <<<"$output" | paste -sd,)
     [ "$chain" = data,sft-data,eval-data,model,cache,train,convert,average,eval,generate,results ]
-    [ "$(sed -n '/^Look/,/^Set up/s/^  \([a-z-]*\) .*/\1/p' <<<"$output" | paste -sd,)" = show,plan,report,inspect,status ]
+    [ "$(sed -n '/^Look/,/^Set up/s/^  \([a-z-]*\) .*/\1/p' <<<"$output" | paste -sd,)" = show,plan,doctor,report,inspect,status,logs,compare,cancel,clean-run,export,runs ]
     [ "$(grep -c '^  [a-z]' <<<"$output")" -eq "$(grep -vE '^help:' Makefile | grep -cE '^[a-z0-9-]+:.* ## ')" ]
     models=$(sed -n 's/^models: //p' <<<"$output")
     [ "$models" = "$(python3 python/tools/recipe.py --models | paste -sd ' ')" ]
@@ -38,7 +38,7 @@ golden() {
 @test "every target of the help exists, and has a script or a job" {
     for stage in train convert average eval results; do [ -f "sbatch/$stage.sbatch" ] && [ -f "python/$stage.py" ]; done
     for stage in data model; do [ -x "scripts/$stage.sh" ] && [ -f "python/$stage.py" ]; done
-    for tool in show plan report inspect status sft-data eval-data generate; do grep -qF "tool_$tool() {" scripts/tool.sh; done
+    for tool in show plan doctor report inspect status logs runs compare cancel clean-run export sft-data eval-data generate; do grep -qF "tool_$tool() {" scripts/tool.sh; done
     while read -r target; do make -n "$target" MODEL=tiny CI=true >/dev/null; done < <(make | awk '/^  [a-z]/ {print $1}')
 }
 
@@ -61,6 +61,10 @@ refused() {
 @test "an unknown option is refused, with the nearest known one" {
     refused "there is no option LUANCHER; did you mean LAUNCHER?" train MODEL=tiny LUANCHER=slurm
     refused "there is no option SBATCH_TIME_LIMIT; did you mean SBATCH_TIMELIMIT?" train MODEL=tiny SBATCH_TIME_LIMIT=1:00
+    refused "there is no option PARTITION; did you mean SBATCH_PARTITION?" train MODEL=tiny PARTITION=batch
+    refused "there is no option TIME_LIMIT; did you mean SBATCH_TIMELIMIT?" train MODEL=tiny TIME_LIMIT=1:00
+    refused "there is no option launcher; did you mean LAUNCHER?" train MODEL=tiny launcher=slurm
+    refused "there is no option MAX_STEPS; did you mean STEPS? It comes from recipes/; copy recipes/tiny/tiny.env" train MODEL=tiny MAX_STEPS=5
     refused "there is no option XQZ; see cluster.env.example and scripts/options.txt" train MODEL=tiny XQZ=1
     refused "HF_TOKEN would be seen on a command line; export it" model MODEL=tiny HF_TOKEN=secret-token
     [[ $output != *secret-token* ]]
@@ -114,16 +118,18 @@ refused() {
         done
         # What is the cluster's may stand in its file or the environment for every recipe.
         for option in RAY_WAIT=60 RAY_CPUS=9 RAY_TRIES=1 RAY_TMPDIR=/x SET_UP_RESERVE=5 NEMO_RL_VERSION=0.7 NEMO_RL_DIR=/x \
-            SETUP_COMMAND=x WANDB_PROJECT=x; do
+            SETUP_COMMAND=x; do
             refused "error: $option: engine " train MODEL=reasoning-lora ROUND="$round" "$option"
             run env "$option" DRY_RUN=1 WORK="$TMP/w" scripts/submit.sh train reasoning-lora "$round"
             [ "$status" -eq 0 ]
         done
+        run make -s train MODEL=reasoning-lora ROUND="$round" WANDB_PROJECT=x DRY_RUN=1 WORK="$TMP/w" # every engine's
+        [ "$status" -eq 0 ]
     done
     refused "error: NEMO2_PYTHON=/x: engine automodel" train MODEL=tiny NEMO2_PYTHON=/x
     refused "error: NEMO_RL_VERSION=next: engine automodel" show MODEL=tiny ENGINE_CONFIG=1 NEMO_RL_VERSION=next
     refused "recipe qwen7b trains no adapter; leave out MERGE=1" train MODEL=qwen7b LAUNCHER=slurm MERGE=1
-    refused "recipe qwen7b names no EVAL_SET, hence evaluates nothing; leave out EVAL_ROWS=5" train MODEL=qwen7b LAUNCHER=slurm EVAL_ROWS=5
+    refused "EVAL_TASKS=4 is for Slurm's jobs; use LAUNCHER=slurm, or leave it out" eval MODEL=tiny EVAL_TASKS=4
     refused "averages nothing; leave out REMOVE_AFTER_AVERAGE=1" train MODEL=reasoning-lora REMOVE_AFTER_AVERAGE=1
     refused "LANG_MODEL=/x is not for the rows of recipe qwen7b; leave it out" data MODEL=qwen7b LANG_MODEL=/x DRY_RUN=1
     refused "WORKERS=2 is not for the rows of recipe llama3-sft; leave it out" data MODEL=llama3-sft WORKERS=2 DRY_RUN=1
@@ -201,6 +207,13 @@ refused() {
     [ -z "$(ls "$TMP")" ]
 }
 
+@test "a chain that makes first what it needs" {
+    output=$(make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm PREPARE=1 JOBS=1 EVAL=no CPU_PARTITION=cpu \
+        WORKERS=16 EXCLUSIVE=no DATA_SRC=/data 2>"$TMP/stderr")
+    golden qwen7b.prepare.slurm.txt
+    grep 'PREPARE=1: made first: model data$' "$TMP/stderr"
+}
+
 @test "dry runs of data and model" {
     run make -s data MODEL=qwen7b DATA_SRC=/data DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv"
     [ "$status" -eq 0 ]
@@ -245,6 +258,17 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
         CPU_PARTITION=cpu
     [ "$status" -eq 0 ]
     golden qwen7b.options.slurm.txt
+    run make -s eval MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm EVAL_TASKS=4 MODE=tir,genselect
+    [ "$status" -eq 0 ]
+    golden qwen7b.array.slurm.txt
+    run env DRY_RUN=1 CONTAINER_RUNTIME=docker EVAL_IMAGE=mine:1 WORK="$TMP/w" VENV="$TMP/venv" bash -c \
+        'touch "$0/SNAPSHOT" && cp -r scripts sbatch python recipes docker cluster.env.example "$0" && bash "$0/sbatch/eval.sbatch" qwen7b 1' "$TMP"
+    [ "$status" -eq 0 ]
+    [[ $output == *"docker run "*" --env SFT_IMAGE "*" mine:1 python3 "*"/python/eval.py qwen7b 1 "*" --share 1/1"* ]]
+    [[ $output == *"--share 1/1 --select"*"eval.py qwen7b 1 "*"--grade"* ]]
+    rm -rf "${TMP:?}"/*
+    run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm EVAL=no
+    [[ ${lines[-1]} == *"/average.sbatch qwen7b 1" ]]
     run make -s convert MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm CONVERSION_STEP=last
     [[ $output == *"/convert.sbatch qwen7b 1 30000" ]]
 }
@@ -262,23 +286,13 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     [ "$output" = "$TMP/venv/bin/python $TMP/python/eval.py llama3-lora 1 --work $TMP/w --rows 100 --batch 4" ]
 }
 
-@test "what is not part of this version says so and writes nothing" {
-    cp -r scripts python recipes sbatch docker Makefile cluster.env.example "$TMP"
-    cd "$TMP"
-    rm scripts/engines/nemo2.sh
-    run scripts/submit.sh train reasoning-lora nemo2
-    [ "$status" -eq 1 ]
-    [[ $output == *"error: engine nemo2 is not part of this version; "* ]]
-    [ ! -e "$TMP/work" ]
-}
-
 @test "nemo-rl trains in Slurm jobs only" {
-    run make -s train MODEL=llama31-8b WORK="$TMP/w"
+    run make -s train MODEL=llama31-8b WORK="$TMP/w" LAUNCHER=local
     [ "$status" -eq 2 ]
     [[ $output == *"; use LAUNCHER=slurm"* ]]
     [ ! -e "$TMP/w" ]
     run make -s cache MODEL=tiny WORK="$TMP/w"
-    [[ $output == *"error: engine automodel needs no cache; "* ]]
+    [[ $output == *"error: recipe tiny needs no cache; "* ]]
 }
 
 @test "options of the launcher are checked" {
@@ -295,7 +309,7 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=none \
         SBATCH_ARGS='--exclude=node[01,02] --comment=a=b  --constraint=a100|h100 --no-requeue'
     [ "$status" -eq 0 ]
-    [ "$(grep -cF "sbatch --parsable --export=ALL --exclude=node\\[01\\,02\\] --comment=a=b --constraint=a100\\|h100 --no-requeue --job-name=" <<<"$output")" -eq 7 ]
+    [ "$(grep -cF "sbatch --parsable --export=ALL --exclude=node\\[01\\,02\\] --comment=a=b --constraint=a100\\|h100 --no-requeue --job-name=" <<<"$output")" -eq 9 ]
     [[ $output != *gpu* && $output != *gres* ]]
     run make -s train MODEL=qwen7b DRY_RUN=1 WORK="$TMP" LAUNCHER=slurm JOBS=1 GPUS_FLAG=gres:a100
     [[ ${lines[0]} == *" --gres=gpu:a100:1 --exclusive "* && ${lines[1]} == *" --nodes=64 --gres=gpu:a100:8 --exclusive "* ]]
@@ -344,8 +358,38 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
 @test "training without data says what to make" {
     run make -s train MODEL=tiny WORK="$TMP/w"
     [ "$status" -eq 2 ]
-    [[ ${lines[0]} == "error: $TMP/w/data/tiny/round1 is not finished; run: make data MODEL=tiny ROUND=1" ]]
+    [[ ${lines[0]} == "error: tiny round 1 has no model, no data below $TMP/w; run: make model data MODEL=tiny ROUND=1, or add PREPARE=1" ]]
     [ ! -e "$TMP/w/runs" ]
+}
+
+@test "a misspelt model is refused before anything is set up" {
+    for target in train data model eval report export; do
+        VENV="$TMP/venv" run make -s "$target" MODEL=tinny WORK="$TMP/w"
+        [ "$status" -eq 2 ]
+        [[ $output == *"no recipe named 'tinny'; known models: "*" tiny "* ]]
+        [ ! -e "$TMP/venv" ]
+    done
+}
+
+@test "JOBS=auto is the default number where make plan has no estimate, and its error where it has another" {
+    run make -s train MODEL=tiny LAUNCHER=slurm JOBS=auto DRY_RUN=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ $output == *"JOBS=auto: no estimate for a CPU yet, so JOBS=4"* ]]
+    [ "$(grep -c 'sbatch/train.sbatch' <<<"$output")" -eq 4 ]
+    run make -s train MODEL=tiny LAUNCHER=slurm JOBS=auto DRY_RUN=1 WORK="$TMP/w" SBATCH_TIMELIMIT=soon
+    [ "$status" -eq 2 ]
+    [[ $output == *"error: "*soon* && $output != *"no estimate"* ]]
+}
+
+@test "threads that wait for each other sleep, unless the user says otherwise" {
+    mkdir -p "$TMP/venv/bin" # with what stands in for Python
+    printf '#!/bin/sh\necho "policy $OMP_WAIT_POLICY"\n' >"$TMP/venv/bin/python"
+    chmod +x "$TMP/venv/bin/python"
+    call='. scripts/lib.sh; VENV=$TMP/venv MODEL=tiny ROUND=1 WORK=$TMP; stage results'
+    TMP="$TMP" run env -u OMP_WAIT_POLICY bash -c "$call"
+    [ "$output" = "policy passive" ]
+    TMP="$TMP" OMP_WAIT_POLICY=active run bash -c "$call"
+    [ "$output" = "policy active" ]
 }
 
 @test "slurm without sbatch, and without a cluster, is one line" {
@@ -355,7 +399,7 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     [[ $output == *"train "* && $output == *"step 0/"* ]]
 }
 
-@test "cluster.env: the environment goes before it, and a malformed line is named" {
+@test "cluster.env: the environment takes precedence over it, and a malformed line is named" {
     cp -r scripts python recipes sbatch docker Makefile cluster.env.example "$TMP"
     cd "$TMP"
     cp cluster.env.example cluster.env
@@ -372,6 +416,109 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     [[ ${lines[0]} == "error: cluster.env: 'JOBS=\"2\"' is not KEY=VALUE; "* ]]
 }
 
+@test "doctor: a table, with a recipe or without, that needs no environment and writes nothing" {
+    export HF_ENDPOINT=http://127.0.0.1:9
+    run make -s doctor WORK="$TMP/w" LAUNCHER=local
+    [ "$status" -eq 0 ] || { echo "$output"; false; }
+    [[ ${lines[0]} == "check        verdict      found" ]]
+    grep -qE '^hub +warning +http://127.0.0.1:9 cannot be reached' <<<"$output"
+    run make -s doctor MODEL=tiny WORK="$TMP/w" LAUNCHER=local VENV="$TMP/venv"
+    [ "$status" -eq 2 ]
+    grep -qE "^\.venv +fault +$TMP/venv is not set up" <<<"$output"
+    grep -qE '^ +-> run: make setup' <<<"$output"
+    grep -qE '^hub +ok +not needed' <<<"$output"
+    run make -s doctor MODEL=qwen7b ROUND=2 WORK="$TMP/w" LAUNCHER=local HF_HOME="$TMP/none"
+    grep -qE '^room +(ok|fault) .* still to be written' <<<"$output"
+    grep -qE '^hub +fault +http://127.0.0.1:9 cannot be reached' <<<"$output"
+    run make -s doctor MODEL=tiny ROUND=7 WORK="$TMP/w"
+    [[ $status -eq 2 && ${lines[0]} == "error: tiny has no round '7'; "* ]]
+    refused "NODE=yes; give 1 to ask nodes by a job, too, or leave it out" doctor MODEL=tiny NODE=yes
+    refused "JOBS is for make train; leave it out of make doctor" doctor JOBS=2
+    refused "DOCTOR=maybe; it is yes, or no to queue without it" train MODEL=tiny DOCTOR=maybe
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "where sbatch is, a recipe that needs GPUs or several nodes is queued, and make says so" {
+    mkdir "$TMP/bin"
+    printf '#!/bin/sh\n' >"$TMP/bin/sbatch"
+    chmod +x "$TMP/bin/sbatch"
+    PATH="$TMP/bin:$PATH" run make -s train MODEL=llama3-lora DRY_RUN=1 WORK="$TMP/w"
+    [ "$status" -eq 0 ]
+    [[ ${lines[0]} == *"] LAUNCHER=slurm: sbatch is here, and recipe llama3-lora has NODES=1 and DEVICE=gpu; LAUNCHER=local is without it" ]]
+    [ "$(grep -c '^sbatch --parsable ' <<<"$output")" -eq 7 ] || { echo "$output"; false; }
+    for said in LAUNCHER=local SLURM_JOB_ID=7 MODEL=tiny; do
+        PATH="$TMP/bin:$PATH" run env MODEL=llama3-lora DRY_RUN=1 WORK="$TMP/w" "$said" bash -c 'scripts/submit.sh train "$MODEL" 1'
+        [ "$status" -eq 0 ]
+        [[ $output != *sbatch\ --parsable* && $output != *LAUNCHER=slurm* ]] || { echo "$said: $output"; false; }
+    done
+}
+
+@test "make data without a MODEL is the round 1 that the four Qwens share" {
+    for model in qwen7b qwen1.5b qwen14b qwen32b; do
+        python3 python/tools/recipe.py -- "$model" 1 | grep -E '^(DATASET|SCHEMA|SPLITS|FILTER|SEED|DATA_)' >"$TMP/$model"
+        diff "$TMP/qwen7b" "$TMP/$model"
+    done
+    [ "$(wc -l <"$TMP/qwen7b")" -ge 6 ]
+    rm "$TMP"/qwen*
+    run make -s data DRY_RUN=1 WORK="$TMP/w" VENV="$TMP/venv" DATA_SRC=/data
+    [ "$status" -eq 0 ]
+    [[ ${lines[0]} == *"] no MODEL: OpenMathReasoning, round 1, which qwen1.5b, qwen7b, qwen14b and qwen32b train on" ]]
+    [ "${lines[1]}" = "$TMP/venv/bin/python $ROOT/python/data.py qwen7b 1 --work $TMP/w --source /data" ]
+    [ "${#lines[@]}" -eq 2 ]
+    refused "error: say which model, for round 2; only round 1 is the same for several" data ROUND=2 DRY_RUN=1
+    [ -z "$(ls "$TMP")" ]
+}
+
+@test "CLUSTER names a file of clusters/; an unknown one is refused with those there are" {
+    cp -r scripts python recipes sbatch docker Makefile cluster.env.example "$TMP"
+    cd "$TMP"
+    printf 'LAUNCHER=slurm\nJOBS=3\nWORK=%s/one\n' "$TMP" >cluster.env
+    mkdir -p clusters runs/runs/tiny/round1
+    run make -s train MODEL=tiny DRY_RUN=1 CLUSTER=big
+    [ "$status" -eq 2 ]
+    [[ ${lines[0]} == *" there is no clusters/big.env; leave out CLUSTER, or copy cluster.env.example to it"* ]]
+    printf 'LAUNCHER=slurm\nJOBS=1\nWORK=%s/runs\n' "$TMP" >clusters/big.env
+    printf 'LAUNCHER=slurm\nJOBS=2\nWORK=%s/runs\n' "$TMP" >clusters/small.env
+    for call in 3:one 1:runs:CLUSTER=big 2:runs:CLUSTER=small; do
+        IFS=: read -r jobs work option <<<"$call"
+        run make -s train MODEL=tiny DRY_RUN=1 ${option:+"$option"}
+        [ "$status" -eq 0 ]
+        [ "$(grep -c '/train.sbatch tiny 1$' <<<"$output")" -eq "$jobs" ]
+        [[ $output == *"--output=$TMP/$work/runs/tiny/"* ]]
+    done
+    for wrong in bigg ../big; do
+        run make -s train MODEL=tiny CLUSTER="$wrong"
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == *" there is no clusters/$wrong.env; take big, small, or copy cluster.env.example to it"* ]]
+        CLUSTER="$wrong" run scripts/tool.sh plan tiny 1
+        [ "$status" -eq 2 ]
+        [[ ${lines[0]} == "error: there is no clusters/$wrong.env; take big, small, or "* ]]
+    done
+    echo CLUSTER=small >>clusters/big.env
+    run make -s status MODEL=tiny CLUSTER=big
+    [[ $status -eq 2 && ${lines[0]} == "error: clusters/big.env: CLUSTER names such a file; "* ]]
+    sed -i '$d' clusters/big.env
+
+    # A run that was queued for a cluster stays there.
+    echo big >runs/runs/tiny/round1/CLUSTER
+    run make -s train MODEL=tiny DRY_RUN=1
+    [[ ${lines[0]} == *"] CLUSTER=big, for which tiny round 1 was queued" ]]
+    [ "$(grep -c '/train.sbatch tiny 1$' <<<"$output")" -eq 1 ]
+    run make -s status MODEL=tiny
+    [[ ${lines[1]} == "tiny round 1 in $TMP/runs/runs/tiny/round1" ]]
+    run scripts/submit.sh train tiny 1
+    [[ $status -eq 1 && $output != *"was queued for CLUSTER="* ]]
+    CLUSTER=small run scripts/submit.sh train tiny 1
+    [ "$status" -eq 1 ]
+    [[ ${lines[0]} == "error: this run was queued for CLUSTER=big; say so, or remove $TMP/runs/runs/tiny/round1/CLUSTER "* ]]
+    mkdir -p one/runs/tiny/round1
+    echo small >one/runs/tiny/round1/CLUSTER
+    run make -s status MODEL=tiny
+    [[ $status -eq 2 && ${lines[0]} == "error: tiny round 1 was queued for big and small; say which, e.g. CLUSTER=big" ]]
+    WORK="$TMP/one" run scripts/tool.sh status tiny 1
+    [[ ${lines[0]} == *"] CLUSTER=small, for which "* ]]
+}
+
 @test "every script explains itself" {
     for script in scripts/*.sh scripts/engines/*.sh sbatch/*.sbatch; do
         if [ ! -x "$script" ] && [[ $script != *.sbatch ]]; then continue; fi # sourced
@@ -379,18 +526,18 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
         [ "$status" -eq 0 ]
         [[ ${lines[0]} == "${script##*/} "* || ${lines[0]} == "${script##*/}: "* ]]
     done
-    for tool in show plan report inspect status sft-data eval-data generate; do
+    for tool in show plan doctor report inspect status logs runs cancel clean-run export sft-data eval-data generate; do
         run scripts/tool.sh "$tool" --help
         [ "$status" -eq 0 ]
-        [[ ${lines[0]} == "tool.sh $tool "*": "* ]]
+        [[ ${lines[0]} == "tool.sh $tool"*": "* ]]
     done
     run scripts/tool.sh nope
     [ "$status" -eq 2 ]
-    [ "${lines[0]}" = "error: there is no tool 'nope'; it is eval-data generate inspect plan report sft-data show status" ]
+    [ "${lines[0]}" = "error: there is no tool 'nope'; it is cancel clean-run compare doctor eval-data export generate inspect logs plan report runs sft-data show status" ]
     run scripts/tool.sh inspect tiny
     [ "$status" -eq 2 ]
     [ "${lines[0]}" = "error: wrong number of arguments; usage: tool.sh inspect MODEL ROUND [--full]" ]
-    for script in python/*.py python/tools/[a-z]*.py scripts/engines/ray_wait.py tests/bench/gpu_bench.py; do
+    for script in python/*.py python/tools/[a-z]*.py python/runs/[a-z]*.py scripts/engines/ray_wait.py tests/bench/gpu_bench.py; do
         run "$VENV/bin/python" "$script" --help
         [ "$status" -eq 0 ]
         [[ $output == *usage* ]]

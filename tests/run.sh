@@ -8,9 +8,11 @@ help_on_request "$@"
 cd "$ROOT"
 unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL MAKE_GIVEN MODEL ROUND # the make that called us is not the one under test
 
-scripts/setup.sh test
 VENV=${VENV:-$ROOT/.venv}
 export VENV
+scripts/setup.sh test
+sandbox_venv
+scripts/sandbox.sh
 PATH=$VENV/bin:$PATH # the linters are Python packages
 
 log 'tests: tools'
@@ -19,6 +21,7 @@ tests/install.sh "$@" || have_slurm=false
 [[ $have_slurm == true || ${CI:-} != true ]] || exit 1
 
 if [[ ${1:-} == slow ]]; then
+    scripts/vllm-cpu.sh
     log 'tests: the Slurm that the tests start'
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     log 'tests: the slow ones'

@@ -28,6 +28,22 @@ def test_plain_english(document) -> None:
     assert [idiom for idiom in IDIOMS if re.search(rf"\b{re.escape(idiom)}\b", words)] == []
 
 
+def test_comments_and_messages_are_plain_english() -> None:
+    kinds = {".py", ".sh", ".sbatch", ".env", ".example", ".txt", ".toml", ".Dockerfile"}
+    folders = ("python", "scripts", "sbatch", "docker", "recipes")
+    files = [
+        path for name in folders for path in sorted((ROOT / name).rglob("*")) if path.suffix in kinds and path.is_file()
+    ]
+    found = {}
+    for path in [*files, ROOT / "cluster.env.example", ROOT / "Makefile"]:
+        words = " ".join(
+            line.strip().removeprefix("# ") for line in path.read_text(encoding="utf-8").splitlines()
+        ).lower()
+        if idioms := [idiom for idiom in IDIOMS if re.search(rf"\b{re.escape(idiom)}\b", words)]:
+            found[str(path.relative_to(ROOT))] = idioms
+    assert len(files) > 100 and found == {}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)
 def test_lines_are_wrapped(document) -> None:
     lines = document.read_text(encoding="utf-8").splitlines()

@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT
+from sft.recipe.keys import KEYS
 
 PYTHON = ROOT / "python"
 STAGES = ("data", "model", "train", "convert", "average", "eval", "results")
-FOLDERS = ("lib", "recipe", "rows", "data", "model", "engines", "eval", "plan", "inspect")  # from below
+# From below.
+FOLDERS = ("lib", "recipe", "rows", "data", "model", "engines", "eval", "plan", "site", "watch", "inspect", "results")
 INSIDE = PYTHON / "sft/engines/nemo_rl/inside"  # scripts of NeMo-RL's image, which import nothing of ours
 MODULES = {
     ".".join(file.relative_to(PYTHON).with_suffix("").parts): file
@@ -41,7 +43,7 @@ def height(module: str) -> int:
 
 def test_ls_shows_the_pipeline() -> None:
     assert {path.stem for path in PYTHON.glob("*.py")} == {*STAGES, "engine"}
-    assert {path.name for path in PYTHON.iterdir() if path.is_dir()} - {"__pycache__"} == {"sft", "tools"}
+    assert {path.name for path in PYTHON.iterdir() if path.is_dir()} - {"__pycache__"} == {"sft", "tools", "runs"}
     folders = {path.name for path in (PYTHON / "sft").iterdir() if path.is_dir()} - {"__pycache__"}
     assert folders == set(FOLDERS)
 
@@ -71,10 +73,51 @@ def test_engines_have_one_shape() -> None:
         for file, functions in {
             "config": ("text",),
             "link": ("base_folders", "open_link"),
-            "saved": ("saved_steps", "history"),
+            "saved": ("saved_steps", "history", "exported"),
         }.items():
             text = (engines / name / f"{file}.py").read_text()
             assert all(f"\ndef {function}(" in text for function in functions), (name, file)
+
+
+def test_engines_are_compared_in_one_place() -> None:
+    """Everybody else asks sft.recipe.engines what the engine does, or the registry for its module."""
+    names = {"automodel", "nemo-rl", "nemo2"}
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Compare):
+                sides = [side.value for side in ast.walk(node) if isinstance(side, ast.Constant)]
+                assert not names & {side for side in sides if isinstance(side, str)} and "ENGINE" not in sides, (
+                    f"{module}:{node.lineno}"
+                )
+
+
+def test_shell_asks_engines_what_they_do() -> None:
+    """Each engine's file has the same verbs; nothing else compares ENGINE. generate is NeMo 2.0's alone."""
+    shell = [*(ROOT / "scripts").rglob("*.sh"), *(ROOT / "sbatch").glob("*.sbatch")]
+    compared = re.compile(r"\$\{?ENGINE\}?\"? *(==|!=|=~)|(==|!=) *\"?\$\{?ENGINE\b|case \"?\$\{?ENGINE\b")
+    for file in shell:
+        assert [line for line in file.read_text().splitlines() if compared.search(line)] == [], file.name
+    verbs = {"images", "container", "options", "ready", "renderer", "train", "convert"}
+    for name in ("automodel", "nemo-rl", "nemo2"):
+        file = ROOT / f"scripts/engines/{name}.sh"
+        script = f'ROOT={ROOT} && . "$ROOT/scripts/lib.sh" && . {file} && compgen -A function engine_'
+        made = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+        assert verbs <= {line.removeprefix("engine_") for line in made.stdout.split()}, name
+
+
+def test_no_key_of_a_recipe_has_a_default_in_code() -> None:
+    for module, file in MODULES.items():
+        for node in ast.walk(ast.parse(file.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get"):
+                continue
+            if len(node.args) == 2 and isinstance(node.args[0], ast.Constant) and node.args[0].value in KEYS:
+                # What is left out means nothing here: an empty set, or the round that is asked for.
+                assert (module, node.args[0].value) in {
+                    ("tools.eval_data", "EVAL_SET"),
+                    ("sft.recipe.read", "ROUNDS"),
+                    ("sft.recipe.paths", "DATA_ROUND"),
+                    ("sft.recipe.paths", "VAL_DATASET"),
+                }, f"{module}:{node.lineno}"
 
 
 def test_files_are_short_and_folders_small() -> None:

@@ -5,7 +5,7 @@
                                                                   # where the file's order is kept, its step
     python python/tools/inspect_rows.py tiny 1 --work work --row 17 --full
 
-Of each row: its text and token ids, which of them carry loss, which are special, what its length does to it. Of a
+Per row: its text and token ids, which of them carry loss, which are special, what its length does to it. Of a
 batch: padding or packing, boundaries and position ids. Then a verdict each, ok, WARNING or WRONG, on files, BOS, end
 of turn, EOS, template, system message, RoPE and length. Reads the rows that training reads
 (WORK/data/<dataset>/round<N>/all.jsonl, or what the recipe's SCHEMA has in its place) and the model that it starts
@@ -61,7 +61,7 @@ def main() -> None:
     if path.stat().st_size > 1 << 30:
         log(f"inspect: finding the lines of {path.stat().st_size / 1e9:.1f} GB, as training does when it starts")
     tokenizer = load_tokenizer(paths.start)
-    dataset = SftDataset(str(path), int(recipe["SEQ_LEN"]), ENDS[recipe["CHAT"]], tokenizer)
+    dataset = SftDataset(str(path), recipe["SEQ_LEN"], ENDS[recipe["CHAT"]], tokenizer)
     total = len(dataset)
     if not total:
         raise Failure(f"{path} has no rows; run: make data {again}")
@@ -72,10 +72,10 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a lone surrogate is shown, not stumbled over
         sys.stdout.reconfigure(errors="backslashreplace")
     first = int(args.row) - 1 if args.row else 0
-    batch = int(recipe["GLOBAL_BATCH"])
+    batch = recipe["GLOBAL_BATCH"]
     # Where the order is kept, the step that the row is of, whole: its bins depend on all of them.
     start = first // batch * batch if in_order(recipe) else first
-    batch = min(batch, STEP if in_order(recipe) and recipe["PACKING"] == "true" else BATCH)
+    batch = min(batch, STEP if in_order(recipe) and recipe["PACKING"] else BATCH)
     places = sorted({*range(first, min(first + SHOWN, total)), *range(start, min(start + batch, total))})
     read = {index: read_row(dataset, engine, index) for index in places}
     rows = list(read.values())

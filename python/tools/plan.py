@@ -2,6 +2,7 @@
 
     python3 python/tools/plan.py qwen7b 1 --work /lustre/me/sft --time-limit 4:00:00
     python3 python/tools/plan.py qwen7b 1 --work /lustre/me/sft --time-limit 4:00:00 --jobs    # only the number of jobs
+    python3 python/tools/plan.py qwen7b 1 --nodes 4 --gpus-per-node 8 --scale print    # a recipe's file for these
 
 Standard library only, so it runs on any login node, before data or model are there: then it assumes, and says what.
 Each function states its formula and where that comes from. Not yet compared with a real GPU.
@@ -17,9 +18,12 @@ import math
 from typing import Any
 
 from sft.lib.errors import run, usage
-from sft.plan.estimate import BRING_UP, GIB, GPUS, MFU, SAVE_RESERVE, figures, jobs_of, size_text
+from sft.lib.files import ROOT
+from sft.lib.progress import many
+from sft.plan.estimate import BRING_UP, GIB, GPUS, MFU, SAVE_RESERVE, eval_tasks_of, figures, jobs_of, size_text
+from sft.plan.scale import scale
 from sft.recipe.command import open_run, run_parser
-from sft.recipe.keys import Recipe
+from sft.recipe.keys import Recipe, positive
 
 
 def render(plan: dict[str, Any], recipe: Recipe) -> str:
@@ -32,7 +36,7 @@ def render(plan: dict[str, Any], recipe: Recipe) -> str:
     lay, d, f = plan["layout"], plan["data"], plan["flops"]
     where = f"{lay['nodes']} x {lay['gpus'] // lay['nodes']} {plan['gpu']['name']}" if "gpu" in plan else "CPU"
     where += f", {recipe['ENGINE']} ({lay['backend']}), TP {lay['tp']} CP {lay['cp']} PP {lay['pp']} EP {lay['ep']}"
-    out.append(f"{plan['model']} round {plan['round']}: {where}, {lay['dp']} replica(s)")
+    out.append(f"{plan['model']} round {plan['round']}: {where}, {many(lay['dp'], 'replica')}")
     about = "" if d["counted"] else " (assumed)"
     line("parameters", f"{plan['parameters']:,}", plan["shape"])
     line("  a token", f"{plan['matmul_parameters']:,}", "of them multiply it")
@@ -42,12 +46,13 @@ def render(plan: dict[str, Any], recipe: Recipe) -> str:
     if d["rows"]:
         line("rows", f"{d['rows']:,}", d["source"])
         line("tokens", f"{d['tokens_per_epoch']:,}", f"an epoch; {d['tokens_per_row']:,.0f} a row{about}")
-        line("steps", f"{d['steps_per_epoch']:,}", f"an epoch of GLOBAL_BATCH={int(recipe['GLOBAL_BATCH']):,} rows")
+        line("steps", f"{d['steps_per_epoch']:,}", f"an epoch of GLOBAL_BATCH={recipe['GLOBAL_BATCH']:,} rows")
     else:
         line("tokens", "?", f"an epoch; {d['tokens_per_row']:,.0f} a row{about}")
     epochs = "" if d["epochs"] is None else f", {d['epochs']:.2f} epochs"
-    line("", f"{int(recipe['STEPS']):,}", f"in all{epochs}; {d['tokens_per_step']:,.0f} tokens each{about}")
-    if recipe["PACKING"] == "true":
+    in_all = f"in all{epochs}; {d['tokens_per_step']:,.0f} tokens each{about}"
+    line("" if d["rows"] else "steps", f"{recipe['STEPS']:,}", in_all)
+    if recipe["PACKING"]:
         more = (
             f"; {d['sequences']:,} to be the same for each of {lay['dp']} replicas"
             if d["sequences"] > d["bins"]
@@ -56,13 +61,24 @@ def render(plan: dict[str, Any], recipe: Recipe) -> str:
         line(
             "packed",
             f"{d['bins']:,}",
-            f"sequences of {int(recipe['SEQ_LEN']):,} a step, {d['bin_fill']:.0%} full{more}",
+            f"sequences of {recipe['SEQ_LEN']:,} a step, {d['bin_fill']:.0%} full{more}",
         )
     line("model FLOPs", f"{f['step']:.3e}", f"a step, {f['attention']:.0%} of it attention; {f['run']:.3e} the run")
     out += ["", *time_lines(plan)]
     if plan["memory"]:
         kinds = ", ".join(f"{k} {v / GIB:,.1f}" for k, v in plan["memory"].items() if k != "total")
         line("GPU memory", f"{plan['memory']['total'] / GIB:,.1f} GiB", f"of {plan['gpu']['gib']:g}: {kinds}")
+    if evaluation := plan.get("evaluation"):
+        line(
+            "evaluation", f"{evaluation['samples']:,}", f"answers, {evaluation['tokens'] / 1e6:,.0f} M tokens (assumed)"
+        )
+        line(
+            "  GPU hours",
+            f"{evaluation['gpu_hours']:,.0f}",
+            f"on {many(evaluation['gpus'], 'GPU')} a job, of both models",
+        )
+        jobs = f"of each model, {evaluation['hours']:,.1f} h each"
+        line("  EVAL_TASKS", f"{evaluation['tasks']:,}", jobs)
     r = plan["disk"]
     line(
         "checkpoint",
@@ -125,8 +141,12 @@ def main() -> None:
     parser.add_argument(
         "--save-reserve", default=SAVE_RESERVE, help=f"seconds kept for saving (default: {SAVE_RESERVE})"
     )
+    parser.add_argument("--nodes", help="plan for so many nodes, with the layout that fits them")
+    parser.add_argument("--gpus-per-node", help="GPUs of each (default: the recipe's)")
+    parser.add_argument("--scale", choices=["print"], help="only the file of the recipe for --nodes, --gpus-per-node")
     parser.add_argument("--json", action="store_true", help="all figures, as JSON")
     parser.add_argument("--jobs", action="store_true", help="only the number of jobs in the chain")
+    parser.add_argument("--eval-tasks", action="store_true", help="only the number of jobs of an evaluation")
     args, recipe, paths = open_run(parser)
     if args.gpu not in GPUS:
         usage(f"no GPU named {args.gpu!r}; it is {', '.join(GPUS)}")
@@ -135,13 +155,35 @@ def main() -> None:
             setattr(args, name, read_number(name, text, most))
     for name in ("bring_up", "save_reserve"):
         setattr(args, name, read_number(name, getattr(args, name), 1e6, zero=True))
+    scaled = None
+    if args.nodes or args.gpus_per_node:
+        for name in ("nodes", "gpus_per_node"):
+            text = getattr(args, name) or recipe["text"][name.upper()]
+            if not positive(text):
+                usage(f"{name.upper()}={text}; give a number from 1 up")
+            setattr(args, name, int(text))
+        gib = args.gpu_memory or GPUS[args.gpu][1]
+        scaled = scale(args.model, args.round, paths.work, args.nodes, args.gpus_per_node, gib, args.gpu)
+        if args.scale:
+            print(scaled.text, end="")
+            return
+        # Its own data and start, but neither the report nor the pace of the recipe that it is made from.
+        recipe, run_ = scaled.recipe, paths.run.parent.with_name(scaled.name) / paths.run.name
+        paths.report, paths.train, args.model = run_ / "report", run_ / "train", scaled.name
+    elif args.scale:
+        usage("SCALE=print is for another number of GPUs; give NODES or GPUS_PER_NODE")
     plan = figures(recipe, paths, args)
     if args.jobs:
         print(jobs_of(plan))
+    elif args.eval_tasks:
+        print(eval_tasks_of(plan))
     elif args.json:
         print(json.dumps(plan, indent=2))
     else:
         print(render(plan, recipe), end="")
+        if scaled:
+            file = scaled.file.relative_to(ROOT)
+            print(f"\n{scaled.text}\nto save it, run it again with: SCALE=print >{file}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 python3 python/tools/recipe.py qwen7b 1            # KEY=VALUE lines, sorted
 python3 python/tools/recipe.py qwen7b 1 --shell    # for bash: every key, with its value if it has one; then CHAIN
 python3 python/tools/recipe.py --models            # the known models
-    python3 python/tools/recipe.py --keys              # every key that a recipe may have
+python3 python/tools/recipe.py --keys              # every key that a recipe may have
 python3 python/tools/recipe.py --table             # the same with what they mean, for docs/recipes.md
 """
 
@@ -17,7 +17,7 @@ import re
 
 from sft.lib.errors import run, usage
 from sft.recipe.chain import stages
-from sft.recipe.keys import KEYS
+from sft.recipe.keys import FORMS, KEYS
 from sft.recipe.read import load, models
 
 
@@ -25,7 +25,7 @@ def table() -> str:
     """Key, the values it may have, whether each recipe must have it, and what it means."""
     lines = ["| key | value | required | meaning |", "|---|---|---|---|"]
     for name, key in KEYS.items():
-        form = re.sub(r",(?=\S)", ", ", key.form)
+        form = re.sub(r",(?=\S)", ", ", FORMS[name].words)
         meaning = re.sub(r"<\|(\w+)\|>", r"`<\\|\1\\|>`", key.meaning)
         lines.append(f"| {name} | {form} | {'yes' if key.required else ''} | {meaning} |")
     return "\n".join(lines)
@@ -50,11 +50,12 @@ def main() -> None:
         usage("say which MODEL and ROUND; known models: " + " ".join(models()))
     else:
         recipe = load(args.model, args.round)
+        text = recipe["text"]
         if args.shell:
-            print("\n".join(f"{key}={recipe[key]}" if key in recipe else key for key in KEYS))
+            print("\n".join(f"{key}={text[key]}" if key in text else key for key in KEYS))
             print(f"CHAIN={' '.join(stages(recipe))}")
         else:
-            print("\n".join(f"{k}={v}" for k, v in sorted(recipe.items())))
+            print("\n".join(f"{k}={v}" for k, v in sorted(text.items())))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sft.lib.errors import Failure, run
 from sft.lib.progress import Progress, log, ratio
 from sft.lib.workers import Workers, cores
 from sft.recipe.command import open_run, run_parser
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import read_data
 from sft.rows.chat import ENDS
@@ -52,7 +53,7 @@ def choose(path: Path, done: dict[str, Any], most: int, seed: int) -> tuple[list
 
 
 def render(done: dict[str, Any], report: dict[str, Any], recipe: Recipe) -> str:
-    """The report as people read it."""
+    """The human-readable report."""
     t, about = report["tokens"], "" if report["whole"] else "about "
     sample = "every row" if report["whole"] else f"a random sample of {report['counted']:,}"
     lines = [f"rows        {report['rows']:>15,}  in the mix"]
@@ -74,7 +75,7 @@ def render(done: dict[str, Any], report: dict[str, Any], recipe: Recipe) -> str:
         f"  a row     {t['mean']:>15,.0f}  p50 {t['p50']:,}, p90 {t['p90']:,}, p99 {t['p99']:,}, longest {t['max']:,}",
         f"too long    {report['over_seq_len']:>15.2%}  of rows for SEQ_LEN={report['seq_len']:,}; they carry no loss",
         f"steps       {report['steps_per_epoch']:>15,}  an epoch of GLOBAL_BATCH={report['global_batch']:,} rows, "
-        f"{report['rows_left_over']:,} left over; {int(recipe['STEPS']):,} steps are {report['epochs']:.2f} epochs",
+        f"{report['rows_left_over']:,} left over; {recipe['STEPS']:,} steps are {report['epochs']:.2f} epochs",
         f"packed      {report['bins_per_batch']:>15,}  sequences of {report['seq_len']:,} hold such a batch, "
         f"{report['bin_fill']:.0%} full",
         f"            {report['steps_per_epoch_packed']:>15,}  steps per epoch where a step counts packed sequences "
@@ -142,7 +143,7 @@ def main() -> None:
         raise Failure(f"{tokenizer} has no tokenizer.json; run: make model {again}")
     most = args.rows or done["rows"]["all"]
     names = ("SEQ_LEN", "GLOBAL_BATCH", "STEPS", "ENGINE", "TP", "CP", "CHAT", "SEED")
-    keys = {k: recipe[k] for k in names} | {"REPORT_ROWS": str(args.rows)}
+    keys = {k: recipe["text"][k] for k in names} | {"REPORT_ROWS": str(args.rows)}
     inputs = {"data": done["outputs"][paths.rows.name], "tokenizer": counter(tokenizer).sha256}
     if (paths.report / "DONE").is_file():
         try:
@@ -153,9 +154,9 @@ def main() -> None:
         except Failure:  # of other data or settings: a report is cheap, and only the present one is of use
             shutil.rmtree(paths.report)
 
-    offsets, whole = choose(path, done, most, int(recipe["SEED"]))
-    # automodel leaves out what the template writes after the end of turn.
-    end = ENDS[recipe["CHAT"]] if recipe["ENGINE"] == "automodel" else ""
+    offsets, whole = choose(path, done, most, recipe["SEED"])
+    # nemo-automodel leaves out what the template writes after the end of turn.
+    end = ENDS[recipe["CHAT"]] if engine_of(recipe).adds_end else ""
     tasks = [(path, tokenizer, end, offsets[i : i + TASK_ROWS]) for i in range(0, len(offsets), TASK_ROWS)]
     progress, counted = Progress("report: rows counted", len(offsets)), 0
     results: dict[int, Lengths] = {}
@@ -170,12 +171,12 @@ def main() -> None:
     for first in sorted(results):
         found.prompt += results[first].prompt
         found.answer += results[first].answer
-    report = figures(recipe, done["rows"]["all"], found, whole, int(recipe["SEED"]))
+    report = figures(recipe, done["rows"]["all"], found, whole, recipe["SEED"])
     report["tokens"]["max"] = max(report["tokens"]["max"], *extreme, 0)
     text = render(done, report, recipe)
     with new_folder(paths.report) as part:
         (part / "report.txt").write_text(text, encoding="utf-8")
-        plot(part / "lengths.png", found, int(recipe["SEQ_LEN"]), f"{args.model}, round {args.round}")
+        plot(part / "lengths.png", found, recipe["SEQ_LEN"], f"{args.model}, round {args.round}")
         write_done(part, keys, inputs, report=report)
     print(text, end="")
     log(f"report: {paths.report}")

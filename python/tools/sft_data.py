@@ -19,7 +19,7 @@ import os
 from pathlib import Path
 
 from sft.data.generations.blocks import Job
-from sft.data.generations.format import load_template
+from sft.data.generations.format import load_template, prompt_frame
 from sft.data.generations.options import (
     check,
     check_counter,
@@ -66,11 +66,13 @@ def main() -> None:
         return
     if target.exists():
         raise Failure(f"{target} is there without DONE; move it away or set another NAME")
+    frame = None
     if job.prompt:
         job = job._replace(template=alone(load_template, job))
+        frame = alone(prompt_frame, job)
     with new_folder(target) as part:
         facts = prepare(job, blocks, lines, part)
-        write_done(part, keys, inputs, **facts, **describe(part))
+        write_done(part, keys, inputs, prompt_frame=frame, **facts, **describe(part))
     report(target, facts)
 
 

@@ -10,6 +10,18 @@ engine_container() {
     fi
     container nemo-rl
 }
+engine_images() { echo nemo-rl; }
+
+# engine_options: a link is a Ray cluster in a Slurm job.
+engine_options() {
+    [[ $LAUNCHER == slurm || $STAGE != train ]] ||
+        usage "engine nemo-rl trains in Slurm jobs, also on a single node; use LAUNCHER=slurm"
+    check_ray_cpus
+}
+engine_ready() { stage engine --render >/dev/null; }
+
+# engine_renderer: nothing of NeMo-RL is needed to print its options.
+engine_renderer() { echo python3; }
 
 # check_ray_cpus: RAY_CPUS, where it is given, is enough. A node's workers take a CPU each, and NeMo-RL asks for one more
 # on every node while it sets up: with fewer it would wait for ever (v0.7.0 nemo_rl/distributed/virtual_cluster.py:803,

@@ -3,11 +3,24 @@
 # shellcheck source=scripts/engines/automodel.sh
 . "$ROOT/scripts/engines/automodel.sh"
 
-# engine_container [IMAGE]: sets SRUN_CONTAINER, BOX and BOX_PYTHON. The Llama 3 notebooks have an image of their own.
+# engine_images: the Llama 3 notebooks have an image of their own. It is NeMo 2.1's, which cannot export an adapter; 2.3 can.
+engine_images() {
+    if [[ $SCHEMA == nemotron ]]; then
+        echo nemo2
+    else
+        echo nemo2-llama3
+        if [[ -n ${LORA_RANK:-} ]]; then echo nemo2; fi
+    fi
+}
+
+# engine_renderer: nothing of NeMo is needed to print its configuration.
+engine_renderer() { echo python3; }
+
+# engine_container [IMAGE]: sets SRUN_CONTAINER, BOX and BOX_PYTHON.
 # NEMO2_PYTHON: a Python that has NeMo 2.0, for CONTAINER_RUNTIME=none.
 engine_container() {
-    local image=${1:-nemo2}
-    if [[ $# == 0 && $SCHEMA != nemotron ]]; then image=nemo2-llama3; fi
+    local image
+    image=${1:-$(engine_images | sed -n 1p)}
     if [[ $CONTAINER_RUNTIME == none && ! -x ${NEMO2_PYTHON:-} ]]; then
         die "NeMo 2.0 is only in NVIDIA's image; set CONTAINER_RUNTIME, or NEMO2_PYTHON to a Python that has it"
     fi
@@ -35,11 +48,10 @@ engine_cache() {
     )
 }
 
-# engine_convert STEP TARGET: one checkpoint as a Hugging Face folder, or an adapter. NeMo 2.1, which the Llama 3
-# notebooks have, cannot export an adapter; 2.3 can.
+# engine_convert STEP TARGET: one checkpoint as a Hugging Face folder, or an adapter.
 engine_convert() {
     mkdir -p -- "${2%/*}"
-    if [[ -n ${LORA_RANK:-} ]]; then engine_container nemo2; else engine_container; fi
+    engine_container "$(engine_images | tail -n 1)"
     run_inside --export "$1" --target "$2" || die "NeMo 2.0's export failed for step $1 (status $?); see above"
 }
 

@@ -27,7 +27,7 @@ from measure import measure
 from sft.lib import errors
 from sft.lib.done import code_identity
 from sft.lib.errors import Failure
-from sft.lib.files import write_json
+from sft.lib.files import sha256, write_json
 from sft.lib.progress import log, ratio
 from sft.recipe.paths import Paths
 from sft.recipe.read import load
@@ -50,7 +50,7 @@ class Bench:
         self.language = language or make_language_model(folder / "lid.bin")
         self.keys = load(MODEL, ROUND)
 
-    def run(self, what: str, rows: int, command: list[object], output: Path) -> Run:
+    def run(self, what: str, rows: int, command: list[object], output: Path, **env: object) -> Run:
         log(f"bench: {what}, {rows:,} rows")
         shutil.rmtree(output, ignore_errors=True)
         os.sync()
@@ -58,8 +58,8 @@ class Bench:
             with open(path, "rb") as file:
                 while file.read(1 << 24):
                     pass
-        command = [sys.executable, *map(str, command)]
-        usage = measure(command, {"TOKENIZERS_PARALLELISM": "false"}, self.folder / "log.txt")
+        given = {name: str(value) for name, value in env.items()}
+        usage = measure([*map(str, command)], {"TOKENIZERS_PARALLELISM": "false"} | given, self.folder / "log.txt")
         size = sum(path.stat().st_size for path in output.rglob("*.jsonl"))
         self.runs.append(Run(what, ROUND, rows, usage, size))
         return self.runs[-1]
@@ -68,14 +68,15 @@ class Bench:
         target = self.folder / "plain"
         limits = [self.keys["CURATE_MAX_TOKENS"], self.keys["CURATE_MAX_COMPLETION"]]
         files = [self.source[rows], target, self.tokenizer, self.language]
-        self.run(PLAIN, rows, [HERE / "plain_curation.py", *files, *limits], target)
+        self.run(PLAIN, rows, [sys.executable, HERE / "plain_curation.py", *files, *limits], target)
         return target / "training.jsonl"
 
     def ours(self, rows: int) -> Path:
+        """As the README types it: with the report of token lengths at its end."""
         work = self.folder / "ours"
-        options = ["--source", self.source[rows], "--tokenizer", self.tokenizer, "--lang-model", self.language]
-        command = [ROOT / "python/data.py", MODEL, ROUND, "--work", work, "--workers", self.workers, *options]
-        self.run(OURS, rows, command, work)
+        env = {"DATA_SRC": self.source[rows], "TOKENIZER": self.tokenizer, "LANG_MODEL": self.language}
+        env |= {"LANG_MODEL_SHA256": sha256(self.language), "WORK": work, "WORKERS": self.workers}
+        self.run(OURS, rows, [ROOT / "scripts/data.sh", MODEL, ROUND], work, **env)
         return Paths(work, MODEL, ROUND, self.keys).rows
 
     def all(self) -> None:

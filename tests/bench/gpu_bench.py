@@ -43,6 +43,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "python"))
 
+from sft.lib import table as tables
 from sft.lib.done import code_identity
 from sft.lib.errors import Failure, run, usage
 from sft.lib.files import ROOT, read_json, write_json
@@ -294,9 +295,9 @@ def engine_config(args: argparse.Namespace, knobs: Knobs, folder: Path) -> dict[
         },
         "peft": {
             "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
-            "target_modules": [f"*.{name}" for name in recipe["LORA_TARGETS"].split(",")],
-            "dim": int(recipe["LORA_RANK"]),
-            "alpha": int(recipe["LORA_ALPHA"]),
+            "target_modules": [f"*.{name}" for name in recipe["LORA_TARGETS"]],
+            "dim": recipe["LORA_RANK"],
+            "alpha": recipe["LORA_ALPHA"],
             "dropout": 0.0,
             "use_triton": knobs["adapters"] == "triton",
             "use_memory_efficient_lora": knobs["adapters"] != "plain",
@@ -328,12 +329,12 @@ def engine_config(args: argparse.Namespace, knobs: Knobs, folder: Path) -> dict[
         },
         "optimizer": {
             "_target_": "torch.optim.AdamW",
-            "lr": float(recipe["LR"]),
-            "weight_decay": float(recipe["WEIGHT_DECAY"]),
-            "betas": [float(recipe["ADAM_BETA1"]), float(recipe["ADAM_BETA2"])],
-            "eps": float(recipe["ADAM_EPS"]),
+            "lr": recipe["LR"],
+            "weight_decay": recipe["WEIGHT_DECAY"],
+            "betas": [recipe["ADAM_BETA1"], recipe["ADAM_BETA2"]],
+            "eps": recipe["ADAM_EPS"],
         },
-        "clip_grad_norm": {"max_norm": float(recipe["CLIP_GRAD"])},
+        "clip_grad_norm": {"max_norm": recipe["CLIP_GRAD"]},
     }
     if knobs["precision"] in ("fp8", "fp8row"):
         kind = {"fp8": "tensorwise", "fp8row": "rowwise"}[knobs["precision"]]
@@ -431,7 +432,7 @@ def time_setting(args: argparse.Namespace, setting: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         engine = Timed(loader.ConfigNode(engine_config(args, knobs, Path(folder))))
         engine.setup()
-        rank = int(load(MODEL, ROUND)["LORA_RANK"])
+        rank = load(MODEL, ROUND)["LORA_RANK"]
         check_engine(engine, knobs, shape, rank)
         bins = engine.dataloader.dataset.bins
         engine.run_train_validation_loop()
@@ -589,8 +590,6 @@ def table(made: dict[str, Any]) -> list[tuple[str, ...]]:
 
 def markdown(made: dict[str, Any]) -> str:
     """The committed table: the figures, and all that is needed to make them again."""
-    rows = table(made)
-    head, *body = [f"| {' | '.join(cells)} |" for cells in rows]
     best, shape, r, versions = made["matmul_flops"], made["shape"], made["run"], made["versions"]
     facts = [
         f"# LoRA of rank {r['rank']} on {made['gpu']}",
@@ -599,9 +598,7 @@ def markdown(made: dict[str, Any]) -> str:
         f"sequences of {r['seq_len']:,}, rows of {r['mean_length']:,.0f} tokens on average "
         f"({r['mean_length_source']}); median of {r['steps']} steps of {r['bins']} sequences after {r['warmup']}.",
         "",
-        head,
-        "|" + "---|" * len(rows[0]),
-        *body,
+        *tables.markdown(table(made)),
         "",
         f"- MFU: {made['formula']}, over the {best / 1e12:,.1f} TFLOP/s of bfloat16 matrix products measured here.",
         f"- Hours: {r['recipe_steps']:,} steps of {r['batch']} rows at that mean length, without start and saves.",
@@ -621,7 +618,7 @@ SIZES = ("layers", "hidden", "vocab", "seq_len", "mean_length", "bins", "steps",
 def bench(args: argparse.Namespace, settings: Sequence[str]) -> dict[str, Any]:
     """Measure the machine and every setting, print the table, write the results. Raises Failure without a GPU."""
     recipe, shape = load(MODEL, ROUND), shape_of(args)
-    rank = int(recipe["LORA_RANK"])
+    rank = recipe["LORA_RANK"]
     out = Path(args.out)
     with tempfile.TemporaryDirectory() as scratch:
         facts, why = child(args, "machine", Path(scratch))
@@ -644,9 +641,9 @@ def bench(args: argparse.Namespace, settings: Sequence[str]) -> dict[str, Any]:
                 **{name: getattr(args, name) for name in SIZES},
                 "mean_length_source": args.mean_length_source,
                 "rank": rank,
-                "alpha": int(recipe["LORA_ALPHA"]),
-                "recipe_steps": int(recipe["STEPS"]),
-                "batch": int(recipe["GLOBAL_BATCH"]),
+                "alpha": recipe["LORA_ALPHA"],
+                "recipe_steps": recipe["STEPS"],
+                "batch": recipe["GLOBAL_BATCH"],
             },
             "complete": False,
             "rows": [],
@@ -657,7 +654,7 @@ def bench(args: argparse.Namespace, settings: Sequence[str]) -> dict[str, Any]:
             figures, why = child(args, setting, Path(scratch))
             row: dict[str, Any] = {"setting": setting, "reason": why or None}
             if figures:
-                total = int(recipe["STEPS"]) * int(recipe["GLOBAL_BATCH"])
+                total = recipe["STEPS"] * recipe["GLOBAL_BATCH"]
                 row |= figures | {"mfu": figures["flops_per_s"] / best}
                 row["hours"] = hours(total, args.mean_length, figures["tokens_per_s"])
                 log(f"gpu-bench: {setting}: {row['tokens_per_s']:,.0f} tokens/s, MFU {row['mfu']:.3f}")
@@ -671,14 +668,7 @@ def bench(args: argparse.Namespace, settings: Sequence[str]) -> dict[str, Any]:
     part = out / f".{name}.md.part"
     part.write_text(markdown(made), encoding="utf-8")
     part.replace(out / f"{name}.md")
-    rows = table(made)
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for row in rows:
-        first, *rest = (
-            cell.ljust(w) if i == 0 else cell.rjust(w)
-            for i, (cell, w) in enumerate(zip(row, [*widths, 0], strict=True))
-        )
-        print("  ".join([first, *rest]).rstrip())
+    print(tables.text(table(made), right=True))
     print(f"written to {out / name}.json and .md")
     return made
 
@@ -689,7 +679,7 @@ def counted_mean(work: Path) -> float | None:
     try:
         return float(read_json(done)["report"]["tokens"]["mean"]) if done.is_file() else None
     except (KeyError, TypeError, ValueError):
-        raise Failure(f"{done} is no report; remove it, or name --mean-length") from None
+        raise Failure(f"{done} is not a report; remove it, or name --mean-length") from None
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from conftest import ROOT, Repo, ok
+from conftest import ROOT, Repo, missing, ok
 from sft.data import tiny
 from sft.lib.errors import Failure
 
@@ -24,7 +24,9 @@ sys.path.insert(0, str(ROOT / "tests" / "bench"))
 import average_bench
 import curation_bench
 import data_bench
+import eval_bench
 import generate
+import vllm_bench
 from measure import measure
 
 BENCH = ROOT / "tests" / "bench"
@@ -290,8 +292,8 @@ def test_another_average_fails_the_bench(tmp_path: Path) -> None:
 
 
 def test_an_unknown_bench_is_refused() -> None:
-    done = subprocess.run([BENCH / "run.sh"], env=os.environ | {"BENCH": "eval"}, capture_output=True, text=True)
-    assert done.returncode == 2 and "BENCH=eval; it is data or curation or average" in done.stderr
+    done = subprocess.run([BENCH / "run.sh"], env=os.environ | {"BENCH": "nothing"}, capture_output=True, text=True)
+    assert done.returncode == 2 and "BENCH=nothing; it is data, curation, average, eval or vllm" in done.stderr
 
 
 # --- the curation against a plain loop ---------------------------------------------------------------------------
@@ -329,3 +331,50 @@ def test_other_curated_rows_fail_the_bench(tmp_path: Path) -> None:
                 curation_bench.same_rows(*files)
     files[1].write_bytes(b'{"a":1}\n{"a":2}\n')
     assert curation_bench.same_rows(*files) == 2
+
+
+# --- grading and metrics against NeMo-Skills' way ----------------------------------------------------------------
+
+
+def test_grading_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
+    options = ["--rows", "640", "--save", tmp_path / "figures/eval.json"]
+    shown = ok(
+        subprocess.run([sys.executable, BENCH / "eval_bench.py", tmp_path, *options], capture_output=True, text=True)
+    )
+    assert "times as fast" in shown and "640" in shown
+    saved = json.loads((tmp_path / "figures/eval.json").read_text())
+    assert saved["answers"] == 640 and len(saved["runs"]) == len(saved["cpu"]) == 4
+    assert all(used["seconds"] > 0 for used in saved["runs"].values())
+
+
+def test_other_scores_fail_the_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = eval_bench.Bench(tmp_path, 64)
+    made = iter([{"pass@64": 100.0}, {"pass@64": 99.0}])
+    monkeypatch.setattr(bench, "run", lambda *_: next(made))
+    with pytest.raises(Failure, match="not those of NeMo-Skills' way"):
+        bench.all()
+
+
+# --- engine vllm against vLLM's own loop -------------------------------------------------------------------------
+
+
+def test_the_figures_of_engine_vllm_by_hand() -> None:
+    """1,000 tokens in 2, 4 and 5 s are 250 a second; pairs of runs are 1/2, 4/4 and 5/2 times as fast."""
+    runs = {"plain": [[2.0, 3.0], [4.0, 4.0], [5.0, 6.0]], "ours": [[4.0, 3.0], [4.0, 2.0], [2.0, 9.0]]}
+    plain, ours, last = vllm_bench.table(1000, runs)[1:]
+    assert plain.split()[-3:] == ["4.00", "4.00", "250"] and ours.split()[-3:] == ["4.00", "3.00", "250"]
+    assert last == "1.00 times the tokens/s, with 1.00 times the CPU"
+
+
+@pytest.mark.slow
+def test_engine_vllm_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
+    """The answers of both loops are equal, or it fails."""
+    if not (Path(os.environ.get("VLLM_VENV") or Path(os.environ.get("VENV", sys.prefix)) / "vllm") / "PINS").is_file():
+        missing("vLLM is not there; run: scripts/vllm-cpu.sh")
+    options = ["--rows", "8", "--rounds", "2", "--save", tmp_path / "vllm.json"]
+    done = subprocess.run([sys.executable, BENCH / "vllm_bench.py", tmp_path, *options], capture_output=True, text=True)
+    assert "times the tokens/s, with" in ok(done)
+    saved = json.loads((tmp_path / "vllm.json").read_text())
+    assert saved["tokens"] == 8 * 96 and {name: len(runs) for name, runs in saved["runs"].items()} == {
+        "ours": 2, "plain": 2,
+    }  # fmt: skip

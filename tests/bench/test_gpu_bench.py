@@ -30,8 +30,8 @@ def test_the_shape_is_llama31_8b() -> None:
     assert shape.lora_parameters(64, LINEAR) == 167_772_160
     # What is measured is the recipe's adapter and sequence.
     recipe = load(gpu_bench.MODEL, gpu_bench.ROUND)
-    assert (recipe["LORA_RANK"], recipe["LORA_ALPHA"], recipe["SEQ_LEN"]) == ("64", "128", "8192")
-    assert recipe["LORA_TARGETS"] == ",".join(LINEAR)
+    assert (recipe["LORA_RANK"], recipe["LORA_ALPHA"], recipe["SEQ_LEN"]) == (64, 128, 8192)
+    assert recipe["LORA_TARGETS"] == LINEAR
 
 
 def test_settings_are_words_for_knobs() -> None:
@@ -220,5 +220,5 @@ def test_the_mean_length_is_the_data_reports(repo: Repo) -> None:
     (folder / "DONE").write_text(json.dumps({"report": {"tokens": {"mean": 1234.5}}}))
     assert gpu_bench.counted_mean(repo.work) == 1234.5
     (folder / "DONE").write_text("{}")
-    with pytest.raises(Failure, match="is no report; remove it, or name --mean-length"):
+    with pytest.raises(Failure, match="is not a report; remove it, or name --mean-length"):
         gpu_bench.counted_mean(repo.work)

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 from test_slurm import Job
 
-from conftest import ROOT, SLURM, Repo, failed, missing, ok, running_slurm
+from conftest import ROOT, SLURM, Repo, failed, missing, ok, programs_without, running_slurm
 
-ENGINES = ("automodel", "cpu", "nemo-rl", "nemo2", "nemo2-llama3")
+ENGINES = ("automodel", "cpu", "nemo-rl", "nemo2", "nemo2-llama3", "vllm")
 DIGEST = "sha256:" + "0" * 64
 SECRETS = {"HF_TOKEN": "secret-token", "WANDB_API_KEY": "secret-key"}
 CONTAINER = """
@@ -69,16 +69,12 @@ esac
 @pytest.fixture
 def stand_ins(code: Repo, tmp_path: Path) -> Repo:
     """The code, and a PATH with this machine's programs, where only stand-ins build, run and import images."""
-    folder, store = tmp_path / "bin", tmp_path / "store"
-    folder.mkdir()
+    names, store = ("docker", "podman", "buildah", "enroot", "apptainer"), tmp_path / "store"
     store.mkdir()
-    for name in ("docker", "podman", "buildah", "enroot", "apptainer"):
+    folder = programs_without(tmp_path / "bin", code, *names)
+    for name in names:
         (folder / name).write_text(STAND_IN)
         (folder / name).chmod(0o755)
-    for source in code.env["PATH"].split(":"):
-        for program in Path(source).iterdir() if Path(source).is_dir() else ():
-            if not (folder / program.name).is_symlink() and not (folder / program.name).exists():
-                (folder / program.name).symlink_to(program)
     code.env |= {"PATH": str(folder), "STORE": str(store), "CALLS": str(tmp_path / "calls")}
     (tmp_path / "calls").touch()
     return code
@@ -93,7 +89,7 @@ def calls(repo: Repo) -> list[str]:
 
 
 def dockerfile(engine: str) -> Path:
-    return ROOT / "docker" / ("cpu.Dockerfile" if engine == "cpu" else "engine.Dockerfile")
+    return ROOT / "docker" / f"{engine if engine in ('cpu', 'vllm') else 'engine'}.Dockerfile"
 
 
 def tag(repo: Repo, engine: str, **env: object) -> str:
@@ -141,6 +137,12 @@ def test_without_a_gpu_none_is_asked_for(stand_ins: Repo, tmp_path: Path) -> Non
         shown = words(stand_ins, tmp_path, "cpu", CONTAINER_RUNTIME=runtime, DEVICE="cpu").splitlines()
         assert not {"--nv", "--gpus", "nvidia.com/gpu=all"} & set(shown)
         assert shown[-2] == "/opt/venv/bin/python"
+
+
+def test_wandbs_own_variables_reach_the_link(code: Repo) -> None:
+    names = ok(shell(code, "container_names", WANDB_PROJECT="p", WANDB_MODE="offline", WANDB_ENTITY="e", MY_OWN="x"))
+    found = {name for name in names.split() if name.startswith(("WANDB", "MY"))}
+    assert found == {"WANDB_API_KEY", "WANDB_ENTITY", "WANDB_MODE", "WANDB_PROJECT"}
 
 
 def test_what_is_mounted(code: Repo, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_a_run_without_its_image_is_refused_before_it_begins(copy: Repo) -> None
 
 def test_every_engine_has_a_dockerfile_a_base_and_a_smoke_test() -> None:
     pins = dict(line.split("=", 1) for line in (ROOT / "docker/versions.env").read_text().splitlines() if "=" in line)
-    assert sorted(f.stem for f in (ROOT / "docker").glob("*.Dockerfile")) == ["cpu", "engine"]
+    assert sorted(f.stem for f in (ROOT / "docker").glob("*.Dockerfile")) == ["cpu", "engine", "vllm"]
     assert sorted(
         key.removesuffix("_IMAGE").lower().replace("_", "-") for key in pins if key.endswith("_IMAGE")
     ) == list(ENGINES)
@@ -209,9 +211,9 @@ def test_every_engine_has_a_dockerfile_a_base_and_a_smoke_test() -> None:
         assert re.fullmatch(r"unset|sha256:[0-9a-f]{64}", pins[f"{key}_DIGEST"])
         text = dockerfile(engine).read_text()
         assert "ARG BASE_IMAGE\nFROM ${BASE_IMAGE}\n" in text
-        which = "cpu" if engine == "cpu" else r'"\$\{ENGINE%-llama3\}"'
-        assert re.search(rf"python /opt/nemo-sft-repro/docker/smoke.py {which} >", text.split("RUN")[-1])
-        assert engine == "cpu" or "\nARG ENGINE\n" in text.split("FROM")[1].split("RUN")[0]
+        which = engine if engine in ("cpu", "vllm") else r'"\$\{ENGINE%-llama3\}"'
+        assert re.search(rf"python3? /opt/nemo-sft-repro/docker/smoke.py {which} >", text.split("RUN")[-1])
+        assert which == engine or "\nARG ENGINE\n" in text.split("FROM")[1].split("RUN")[0]
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -220,7 +222,8 @@ def test_the_smoke_test_is_of_the_engine_and_sees_its_code(engine: str, tmp_path
     python = tmp_path / "python"
     python.write_text('#!/bin/sh\necho "$PYTHONPATH ${0##*/} $*"\n')
     python.chmod(0o755)
-    step = dockerfile(engine).read_text().split("\nRUN ")[-1].replace("/opt/venv/bin/python", "python")
+    step = dockerfile(engine).read_text().split("\nRUN ")[-1].partition("\n#")[0]
+    step = step.replace("/opt/venv/bin/python", "python").replace("python3 ", "python ")
     step = step.replace("/opt/nemo-sft-repro/VERSIONS", str(tmp_path / "VERSIONS"))
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": "/nvidia", "ENGINE": engine}
     shown = subprocess.run(["sh", "-c", step], env=env, capture_output=True, text=True, check=True).stdout
@@ -239,7 +242,7 @@ def test_what_an_image_copies_runs_without_the_rest(engine: str, tmp_path: Path)
                 to.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / file, to)
     run = [p for p in tmp_path.rglob("*.sh") if os.access(p, os.X_OK)]
-    assert bool(run) == (engine == "cpu")
+    assert bool(run) == (engine in ("cpu", "vllm"))
     for script in run:
         shown = subprocess.run([script, "--help"], capture_output=True, text=True, cwd="/")
         assert not shown.returncode and shown.stdout.startswith(script.name) and not shown.stderr, shown
@@ -255,7 +258,7 @@ def test_a_smoke_test_that_fails_says_which_import(tmp_path: Path) -> None:
 
 def test_an_image_is_known_by_what_it_is_built_from(code: Repo) -> None:
     before = {engine: tag(code, engine) for engine in ENGINES}
-    assert len(set(before.values())) == 5 and all(re.fullmatch("[0-9a-f]{12}", t) for t in before.values())
+    assert len(set(before.values())) == 6 and all(re.fullmatch("[0-9a-f]{12}", t) for t in before.values())
     code.edit("docker/requirements.txt", "torch==", "torch==9")
     code.edit("docker/versions.env", "NEMO2_DIGEST=unset", f"NEMO2_DIGEST={DIGEST}")
     (code.root / "scripts/demo.sh").write_text("")
@@ -263,7 +266,7 @@ def test_an_image_is_known_by_what_it_is_built_from(code: Repo) -> None:
     assert ok(shell(code, "container_base nemo2")) == f"nvcr.io/nvidia/nemo@{DIGEST}\n"
     assert ok(shell(code, "container_base cpu", BASE_IMAGE="mirror/debian:12")) == "mirror/debian:12\n"
     assert tag(code, "cpu", BASE_IMAGE="mirror/debian:12") != tag(code, "cpu")
-    assert len({tag(code, engine, BASE_IMAGE="mirror/one") for engine in ENGINES}) == 5
+    assert len({tag(code, engine, BASE_IMAGE="mirror/one") for engine in ENGINES}) == 6
 
 
 @pytest.mark.parametrize(
@@ -353,9 +356,10 @@ def test_wrong_calls_of_make_container_are_one_line(stand_ins: Repo) -> None:
 
     refused(
         "",
-        text="say which image, e.g. make container ENGINE=cpu; engines: automodel, cpu, nemo-rl, nemo2, nemo2-llama3",
+        text="say which image, e.g. make container ENGINE=cpu; "
+        "engines: automodel, cpu, nemo-rl, nemo2, nemo2-llama3, vllm",
     )
-    refused("vllm", text="there is no image for engine 'vllm'; it is automodel, cpu")
+    refused("sglang", text="there is no image for engine 'sglang'; it is automodel, cpu")
     refused("cpu", "BUILDER=kaniko", text="BUILDER=kaniko does not go with CONTAINER_RUNTIME=none; take docker podman")
     refused("cpu", "BUILDER=podman", "CONTAINER_RUNTIME=docker", text="does not go with CONTAINER_RUNTIME=docker; take")
     refused("cpu", "CONTAINER_RUNTIME=shifter", text="CONTAINER_RUNTIME=shifter; it is pyxis")
@@ -391,7 +395,8 @@ def pyxis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     (rootfs / "etc/passwd").write_text("root:x:0:0:root:/tmp:/bin/sh\n")
     (rootfs / "etc/environment").write_text("NCCL_DEBUG=from-image\nPATH=/usr/bin\nIMAGE_ONLY=from-image\n")
     subprocess.run(["mksquashfs", rootfs, image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
-    with running_slurm(2, SPANK=str(plugin), PORT_BASE="27600") as env:
+    port = int(os.environ.get("PORT_BASE", 26800)) + 800  # beside the other modules' own
+    with running_slurm(2, SPANK=str(plugin), PORT_BASE=str(port)) as env:
         yield env | {"IMAGE": str(image)}
 
 
@@ -443,18 +448,35 @@ def test_srun_without_the_image_or_a_mount_fails(code: Repo, pyxis: dict[str, st
     assert "[pyxis double]" in ok(code.call("srun", "--help"))
 
 
-def test_a_training_link_in_pyxis(copy: Repo, pyxis: dict[str, str]) -> None:
-    """Engine automodel's own srun and launcher, in a file system that has Python only because it is mounted there."""
-    copy.env |= pyxis
-    target = ok(shell(copy, "container_target cpu", CONTAINER_RUNTIME="pyxis")).strip()
+def with_python(repo: Repo, pyxis: dict[str, str]) -> dict[str, str]:
+    """Engine automodel's image: a file system that has Python only because it is mounted there. Returns the options."""
+    repo.env |= pyxis
+    repo.work.mkdir(exist_ok=True)
+    target = ok(shell(repo, "container_target cpu", CONTAINER_RUNTIME="pyxis")).strip()
     Path(target).parent.mkdir()
     shutil.copy(pyxis["IMAGE"], target)
-    mounts = [f"{copy.env['VENV']}:/opt/venv:ro", "/usr/lib:/usr/lib:ro", "/usr/lib64:/usr/lib64:ro"]
+    mounts = [f"{repo.env['VENV']}:/opt/venv:ro", "/usr/lib:/usr/lib:ro", "/usr/lib64:/usr/lib64:ro"]
     base = Path(sys.base_prefix).resolve()
     mounts += (
         [f"{base}:{base}:ro"] if base != Path("/usr") else [f"{p}:{p}:ro" for p in Path("/usr/bin").glob("python3*")]
     )
-    env = {"CONTAINER_RUNTIME": "pyxis", "CONTAINER_MOUNTS": ",".join(mounts)}
+    return {"CONTAINER_RUNTIME": "pyxis", "CONTAINER_MOUNTS": ",".join(mounts)}
+
+
+def test_the_doctor_asks_nodes_in_pyxis(repo: Repo, pyxis: dict[str, str]) -> None:
+    """torch starts in the image on both nodes and they find each other; without its mounts it does not start."""
+    env = with_python(repo, pyxis) | {"NODE": "1"}
+    found = repo.call("scripts/tool.sh", "doctor", "mini", "1", **env).stdout
+    assert re.search(r"^container +ok +torch \S+ on 2 nodes, by pyxis$", found, re.MULTILINE), found
+    assert re.search(r"^network +ok +gloo all-reduce between two nodes: [\d.]+ GB/s$", found, re.MULTILINE), found
+    found = repo.call("scripts/tool.sh", "doctor", "mini", "1", **env | {"CONTAINER_MOUNTS": ""}).stdout
+    assert re.search(r"^container +fault +torch started on 0 of 2 nodes \(", found, re.MULTILINE), found
+    assert "of 2 nodes (srun: " not in found, found
+
+
+def test_a_training_link_in_pyxis(copy: Repo, pyxis: dict[str, str]) -> None:
+    """Engine automodel's own srun and launcher."""
+    env = with_python(copy, pyxis)
     job = Job(copy, ok(copy.call("sbatch", "--parsable", "sbatch/train.sbatch", "mini", "1", **env)).strip())
     assert job.wait(150) == "COMPLETED", job.log()
     assert (copy.run_dir() / "train/DONE").is_file()
@@ -502,7 +524,7 @@ def pip_arguments(folder: Path) -> str:
     """Volumes with which pip works in a build as it does here: its settings, and the local files that they name."""
     listed = subprocess.run([sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True)
     settings: dict[str, str] = {}
-    for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):  # these go before files
+    for line in sorted(listed.stdout.splitlines(), key=lambda line: line.startswith(":env:")):  # these win
         section, name, value = re.fullmatch(r"(\S+)\.([a-z-]+)=(.*)", line).groups()
         if section in ("global", ":env:"):
             settings[name] = value.strip("'\"").replace("\\n", " ").strip()

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
+from test_curves import scalars
 from test_slurm import Job, submit, wait_until
 
 from conftest import ROOT, Repo, ok
@@ -92,7 +93,7 @@ def test_a_chain_that_times_out_and_loses_a_node(ray: Repo) -> None:
         ray.edit("recipes/mega/round1.env", old, new)
     begun = time.time()
     options = {"JOBS": 2, "STANDIN_STEP": 3, "SAVE_RESERVE": 100, "SET_UP_RESERVE": 1, "REMOVE_AFTER_AVERAGE": 1}
-    jobs = submit(ray, "mega", SBATCH_TIMELIMIT=3, **options)
+    jobs = submit(ray, "mega", SBATCH_TIMELIMIT=3, BRING_UP=1, **options)
     assert [name for name, _ in jobs] == [
         "cache", "train", "train", "convert", "convert", "convert", "average", "eval", "results",
     ]  # fmt: skip
@@ -127,7 +128,9 @@ def test_a_chain_that_times_out_and_loses_a_node(ray: Repo) -> None:
         parts = [tensor + tensor.dtype.type(2.0**-10 * step) for step in (20, 30, 40)]
         assert ((parts[0] + parts[1] + parts[2]) / tensor.dtype.type(3) == mean[name]).all(), name
     assert not list((run / "convert").glob("step_*")), "REMOVE_AFTER_AVERAGE=1"
-    assert sorted(driver_log.history(run / "train")) == list(range(1, 41))
+    known = driver_log.history(run / "train")
+    assert sorted(known) == list(range(1, 41))
+    assert scalars(run / "train")["train/loss"] == [(n, pytest.approx(row["loss"])) for n, row in known.items()]
     assert json.loads((run / "results/results.json").read_text())["steps"] == 40
     for file in run.rglob("*"):
         assert not file.is_file() or b"secret-" not in file.read_bytes(), file
@@ -161,6 +164,24 @@ def last_line(job: Job) -> str:
 def two_nodes(ray: Repo) -> Repo:
     ray.edit("recipes/mega/mega.env", "NODES=4", "NODES=2")
     return ray
+
+
+def test_a_cancelled_link_saves_and_the_next_resumes_from_it(two_nodes: Repo) -> None:
+    """make cancel: NeMo-RL saves after the step that it is at, as at its time limit."""
+    repo = two_nodes
+    queued = submit(repo, "mega", JOBS=2, STANDIN_STEP=2)
+    first = next(job for name, job in queued if name == "train")
+    record = repo.run_dir("mega") / "train"
+    wait_until(lambda: len(driver_log.history(record)) >= 2, 240, first.log)
+    said = ok(repo.call("make", "-s", "cancel", "MODEL=mega"))
+    [saved_step] = steps(repo)
+    assert 2 <= saved_step < 60 and f"the last checkpoint is step {saved_step} of 60" in said
+    driver = (logs(repo, first) / "driver.log").read_text()
+    assert "asked to save and end" in driver and "Timeout has been reached" in driver
+    assert first.field("ExitCode") == "75:0" and max(driver_log.history(record)) == saved_step
+    again = next(job for name, job in submit(repo, "mega", JOBS=1) if name == "train")
+    until(again, lambda: f"from step {saved_step} to 60" in again.log(), 120)
+    assert "cancelled train" in ok(repo.call("make", "-s", "cancel", "MODEL=mega", CANCEL_WAIT=0))
 
 
 def test_links_that_fail_say_why_within_a_minute(two_nodes: Repo) -> None:

@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,10 +20,12 @@ import pytest
 from test_tokens import ATOMS, BLANK
 
 from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
-from sft.data.nemotron import fetch, language, rules, select
-from sft.data.nemotron.order import interleaved
+from sft.data.nemotron import fetch, rules, select
+from sft.data.nemotron.order import Output, write_output
+from sft.data.nemotron.shards import INDEX, Curated
 from sft.data.nemotron.template import Rules, Template, Tokens
 from sft.lib.errors import Failure
+from sft.lib.files import pinned, sha256
 from sft.recipe.read import load
 from sft.rows.tokens import TokenCounter
 
@@ -49,7 +50,8 @@ def kit(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     return SimpleNamespace(
         folder=folder,
         tokenizer=make_tokenizer(folder / "tokenizer", texts, 500),
-        language=make_language_model(folder / "lid.bin", 800),
+        language=(language := make_language_model(folder / "lid.bin", 800)),
+        digest=sha256(language),
     )
 
 
@@ -63,7 +65,7 @@ def hugging(kit: SimpleNamespace) -> Any:
 
 def write_recipe(repo: Repo, variant: str = "corrected", **changes: object) -> str:
     """Recipe `cur`: reasoning-lora's keys, without hold-out, sample and copies unless they are asked for."""
-    keys = load("reasoning-lora", "1" if variant == "corrected" else "published") | {"ROUNDS": "1"}
+    keys = load("reasoning-lora", "1" if variant == "corrected" else "published")["text"] | {"ROUNDS": "1"}
     keys |= {"CURATE_VAL_ROWS": "0", "CURATE_ROWS": "0", "CURATE_DEDUPLICATE": "false"}
     keys |= {name: str(value) for name, value in changes.items()}
     folder = repo.root / "recipes/cur"
@@ -83,8 +85,9 @@ def write_source(folder: Path, rows: list[dict], name: str = "chat") -> Path:
 
 
 def curate_it(repo: Repo, kit: SimpleNamespace, source: Path, *more: object) -> subprocess.CompletedProcess[str]:
-    options = ("--source", source, "--tokenizer", kit.tokenizer, "--lang-model", kit.language, "--workers", 2)
-    return repo.stage("data", "cur", *options, *more)
+    options = ("--source", source, "--tokenizer", kit.tokenizer, "--workers", 2)
+    language = ("--lang-model", kit.language, "--lang-model-sha256", kit.digest)
+    return repo.stage("data", "cur", *options, *language, *more)
 
 
 def result(repo: Repo) -> Path:
@@ -107,7 +110,7 @@ def good(mode: str, n: int, words: str = "", **changes: Any) -> dict:
 
 
 def small_blocks(repo: Repo, size: int = 20_000) -> None:
-    repo.edit("python/sft/rows/shuffle.py", "SMALLEST_BLOCK = 8 << 20", f"SMALLEST_BLOCK = {size}")
+    repo.edit("python/sft/rows/spool.py", "SMALLEST_BLOCK = 8 << 20", f"SMALLEST_BLOCK = {size}")
 
 
 # --- the filters -------------------------------------------------------------------------------------------------
@@ -433,13 +436,33 @@ def test_the_place_of_a_row_is_that_of_taking_turns() -> None:
         for place in range(len(order) + 1):
             assert select.on_before(place, on, off, chunk) == sum(mode == "on" for mode, _ in order[:place])
 
-        def buckets(mode: str, count: int) -> Iterator[list]:
-            for first in range(0, count, 3):
-                yield [(mode, n) for n in range(first, min(first + 3, count))]
-                yield []
 
-        found = [x for group in interleaved(buckets("on", on), buckets("off", off), chunk) for x in group]
-        assert found == order
+def test_an_output_takes_the_rows_of_its_state_by_length_and_in_turns(tmp_path: Path) -> None:
+    """Two shards; of rows of one length, the one of the earlier shard comes first."""
+    shards = {  # (mode, length, state) of each row, those with reasoning on first, each half sorted
+        "a": [("on", 2, 1), ("on", 5, 2), ("on", 9, 1), ("off", 1, 1), ("off", 4, 0)],
+        "b": [("on", 2, 1), ("on", 3, 1), ("off", 1, 1), ("off", 1, 2), ("off", 8, 1), ("off", 9, 1)],
+    }
+    made, states = [], b""
+    for name, entries in shards.items():
+        lines = [f"{name}{n}{'.' * n}\n".encode() for n in range(len(entries))]
+        (tmp_path / f"{name}.training").write_bytes(b"".join(lines))
+        index = [(0, length, 0, len(line), 0) for (_, length, _), line in zip(entries, lines, strict=True)]
+        np.array(index, INDEX).tofile(tmp_path / f"{name}.index")
+        count = Counter(mode for mode, _, _ in entries)
+        made.append(Curated(name, {}, {}, {}, dict(count), 0, {}, {}))
+        states += bytes(state for _, _, state in entries)
+    (tmp_path / "state").write_bytes(states)
+
+    def rows(state: int, chunk: int) -> list[str]:
+        written = write_output(Output(tmp_path / "out", "training", state, chunk, made, tmp_path))
+        found = (tmp_path / "out").read_text().replace(".", "").split()
+        assert written.rows == len(found)
+        return found
+
+    assert rows(1, 1) == ["a0", "a3", "b0", "b2", "b1", "b4", "a2", "b5"]
+    assert rows(1, 3) == ["a0", "b0", "b1", "a3", "b2", "b4", "a2", "b5"]
+    assert rows(2, 1) == ["a1", "b3"] and rows(7, 1) == []
 
 
 def test_draws_take_the_lowest_and_copies_are_found() -> None:
@@ -517,7 +540,8 @@ def test_any_number_of_workers_writes_the_same_and_an_interrupted_run_is_gone_on
     assert digests[0] == digests[1] and digests[0].keys() == {"training.jsonl", "messages.jsonl", "validation.jsonl"}
 
     command = [sys.executable, "python/data.py", "cur", "1", "--work", str(repo.work), "--source", str(plenty)]
-    command += ["--tokenizer", str(kit.tokenizer), "--lang-model", str(kit.language), "--workers", "1"]
+    command += ["--tokenizer", str(kit.tokenizer), "--lang-model", str(kit.language)]
+    command += ["--lang-model-sha256", kit.digest, "--workers", "1"]
     shards = result(repo).with_name(".round1.part") / "shards"
     process = subprocess.Popen(
         command,
@@ -568,29 +592,6 @@ def test_bad_input_is_one_line_and_nothing_is_half_written(repo: Repo, kit: Simp
     assert not left
 
 
-def test_a_language_model_must_be_whole(kit: SimpleNamespace, tmp_path: Path) -> None:
-    """fastText reads on and on in one that is not. Of every kind of file that it writes."""
-    import fasttext
-
-    corpus = tmp_path / "corpus.txt"
-    corpus.write_text("".join(f"__label__{n % 300} w{n} v{n} u{n % 7}\n" for n in range(900)))
-    model = fasttext.train_supervised(str(corpus), dim=8, minn=2, maxn=3, bucket=3000, epoch=1, thread=1, verbose=0)
-    files = [kit.language]
-    for n, options in enumerate(({}, {"qnorm": True, "cutoff": 500}, {"qnorm": True, "qout": True, "dsub": 4})):
-        quantized = fasttext.train_supervised(str(corpus), dim=8, minn=2, maxn=3, bucket=3000, epoch=1, verbose=0)
-        quantized.quantize(input=str(corpus), retrain=False, **options)
-        files.append(tmp_path / f"{n}.ftz")
-        quantized.save_model(str(files[-1]))
-    files.append(tmp_path / "plain.bin")
-    model.save_model(str(files[-1]))
-    for path in files:
-        whole = path.read_bytes()
-        assert language.is_whole(path)
-        for cut in (whole[:-1], whole[:300], whole[:60], whole[:5]):
-            (tmp_path / "cut").write_bytes(cut)
-            assert not language.is_whole(tmp_path / "cut")
-
-
 def test_bad_models_are_named(repo: Repo, kit: SimpleNamespace, tmp_path: Path) -> None:
     write_recipe(repo, CURATE_FILES="chat")
     source = write_source(tmp_path / "source", [good("on", 1)])
@@ -600,10 +601,21 @@ def test_bad_models_are_named(repo: Repo, kit: SimpleNamespace, tmp_path: Path) 
     failed(curate_it(repo, kit, source, "--tokenizer", bare), "has no chat template; set TOKENIZER")
     failed(repo.stage("data", "cur", "--source", source), "has no tokenizer.json; run: make model MODEL=cur ROUND=1")
     failed(curate_it(repo, kit, source, "--lang-model", tmp_path / "no.ftz"), "no.ftz is not there; set LANG_MODEL")
-    (tmp_path / "text.ftz").write_text("a page that says 404")
-    failed(curate_it(repo, kit, source, "--lang-model", tmp_path / "text.ftz"), "is not a fastText model")
     (tmp_path / "torn.ftz").write_bytes(kit.language.read_bytes()[:2000])
-    failed(curate_it(repo, kit, source, "--lang-model", tmp_path / "torn.ftz"), "torn.ftz", "fetch it again")
+    failed(
+        curate_it(repo, kit, source, "--lang-model", tmp_path / "torn.ftz"),
+        "torn.ftz is another file, or not whole",
+        f"not {kit.digest}; fetch it again, or set LANG_MODEL_SHA256",
+    )
+    bare_options = ("--source", source, "--tokenizer", kit.tokenizer, "--lang-model", kit.language)
+    failed(repo.stage("data", "cur", *bare_options), f"sha256 is {kit.digest}, not {pinned('LANG_MODEL_SHA256')}")
+    text = tmp_path / "text.ftz"
+    text.write_text("a page that says 404")
+    failed(
+        curate_it(repo, kit, source, "--lang-model", text, "--lang-model-sha256", sha256(text)),
+        "text.ftz: fastText cannot load it",
+        "set LANG_MODEL to a language model",
+    )
     failed(curate_it(repo, kit, tmp_path / "none"), "is not a folder")
     assert not (repo.work / "data").exists()
 
@@ -651,17 +663,22 @@ def test_the_language_model_is_downloaded_once(kit: SimpleNamespace, tmp_path: P
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     base, paths = f"http://127.0.0.1:{server.server_port}", SimpleNamespace(work=tmp_path)
-    for name, why in (("missing", "Not Found"), ("torn", "1000 of")):
+    for name, why in (("missing", "Not Found"), ("torn", f"1,000 bytes came, whose sha256 is .*, not {kit.digest}")):
         with pytest.raises(Failure, match=why):
-            fetch.language_model(paths, tmp_path, None, f"{base}/{name}")
+            fetch.language_model(paths, tmp_path, None, f"{base}/{name}", kit.digest)
         assert not list((tmp_path / "models").iterdir())
     for _ in range(2):
-        found = fetch.language_model(paths, tmp_path, None, f"{base}/lid.176.ftz")
+        found = fetch.language_model(paths, tmp_path, None, f"{base}/lid.176.ftz", kit.digest)
         assert found == tmp_path / "models/lid.176.ftz" and found.read_bytes() == kit.language.read_bytes()
     assert asked == ["/missing", "/torn", "/lid.176.ftz"]
     server.shutdown()
+    found.write_bytes(found.read_bytes()[:-1])
+    with pytest.raises(Failure, match=rf"{found} is another file, or not whole: .*; remove it"):
+        fetch.language_model(paths, tmp_path, None, f"{base}/lid.176.ftz", kit.digest)
     with pytest.raises(Failure, match=r"cannot be fetched .*set LANG_MODEL"):
-        fetch.language_model(SimpleNamespace(work=tmp_path / "other"), tmp_path, None, "http://127.0.0.1:9/x")
+        fetch.language_model(
+            SimpleNamespace(work=tmp_path / "other"), tmp_path, None, "http://127.0.0.1:9/x", kit.digest
+        )
 
 
 # --- with the rest -------------------------------------------------------------------------------------------------
@@ -686,9 +703,10 @@ def test_make_data_takes_the_stage_of_the_schema(repo: Repo) -> None:
     def shown(model: str, round_: str, **env: str) -> str:
         return ok(repo.call("scripts/data.sh", model, round_, DRY_RUN="1", **env)).splitlines()[0]
 
-    line = shown("reasoning-lora", "1", LANG_MODEL="/x/lid.ftz", TOKENIZER="/t", WORKERS="3", SCHEMA="dolly")
+    own = {"LANG_MODEL": "/x/lid.ftz", "LANG_MODEL_SHA256": "0" * 64}
+    line = shown("reasoning-lora", "1", TOKENIZER="/t", WORKERS="3", SCHEMA="dolly", **own)
     assert "python/data.py reasoning-lora 1 " in line
-    assert line.endswith("--tokenizer /t --lang-model /x/lid.ftz --workers 3")
+    assert line.endswith(f"--tokenizer /t --workers 3 --lang-model /x/lid.ftz --lang-model-sha256 {'0' * 64}")
     assert "python/data.py qwen7b 1 " in shown("qwen7b", "1")
     assert "python/data.py llama3-sft 1 " in shown("llama3-sft", "1")
     failed(

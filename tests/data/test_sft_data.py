@@ -389,7 +389,7 @@ def test_model_text_is_not_executed(tool: Tool, tmp_path: Path) -> None:
 # --- which rows, in which order --------------------------------------------------------------------------------------
 
 
-def test_grades_decide(tool: Tool) -> None:
+def test_values_decide(tool: Tool) -> None:
     grades = [("r", True, "Judgement: Yes"), ("w", False, "x Judgement: no"), ("n", None, "no verdict")]
     rows = [{"problem": "p", "generation": s, "symbolic_correct": g, "judgement": j} for s, g, j in grades]
     rows += [{"problem": "p", "generation": "u"}, {}, generation("late", judgement="Judgement: No. Judgement:\n yes")]
@@ -638,7 +638,7 @@ def test_code_text_filter(tool: Tool, tmp_path: Path) -> None:
 
 
 def test_plain_rows_are_upstreams_bytes(tool: Tool) -> None:
-    """Without a tokenizer the texts stay as they are; other fields go, but for the answer, which becomes text."""
+    """Without a tokenizer the texts stay as they are; other fields go, except for the answer, which becomes text."""
     write(tool.input, generation("é\n", expected_answer=4.0, id=1, predicted_answer="x", finish_reason="length"))
     tool.make()
     assert tool.text() == '{"expected_answer": "4.0", "input": "p", "output": "\\u00e9\\n"}\n'
@@ -773,7 +773,7 @@ def test_templates_that_cannot_do_it(tool: Tool, tmp_path: Path) -> None:
     failed(tool.call("--tokenizer", base), "has no chat template; give --assistant-end")
     assert tool.make("--tokenizer", base, "--assistant-end", ".") == [{"input": "<s>p", "output": "a."}]
     strict = save_tokenizer(tmp_path / "strict", "{{ raise_exception('no users') }}")
-    failed(tool.call("--tokenizer", strict), "the chat template fails (no users)")
+    failed(tool.call("--tokenizer", strict), "the chat template refuses it (no users)")
     other = save_tokenizer(tmp_path / "other", "{{ messages | length }}{{ add_generation_prompt }}")
     failed(tool.call("--tokenizer", other), "does not go on from its prompt; give --assistant-end")
     (other / "tokenizer.json").write_text("{}")
@@ -826,7 +826,7 @@ def test_templates_that_cannot_do_it(tool: Tool, tmp_path: Path) -> None:
         ("--tokenizer CHATML --prompt-config broken.yaml", "broken.yaml is not valid YAML"),
         ("--tokenizer CHATML --prompt-config shots.yaml", "shots.yaml sets few_shot_examples"),
         ("--tokenizer CHATML --prompt-config field.yaml", "field.yaml asks for 'level'"),
-        ("--tokenizer CHATML --prompt-config open.yaml", "open.yaml is no format string"),
+        ("--tokenizer CHATML --prompt-config open.yaml", "open.yaml is not a format string"),
         ("--tokenizer CHATML --prompt-config openmath/tir", "give --add-code-execution-counts"),
         ("--tokenizer CHATML --chat-template-kwargs [1]", "'[1]' is not a JSON object"),
         ('--tokenizer CHATML --chat-template-kwargs {"tokenize":true}', "must not set tokenize"),

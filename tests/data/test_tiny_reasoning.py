@@ -234,4 +234,4 @@ def test_model_stage(repo: Repo) -> None:
     assert repo.done(folder)["revision"] == "random"
     line = repo.python("model", "tiny-reasoning", "2", "--work", repo.work)
     failed(line, "round 2 starts from it")
-    failed(repo.call("scripts/demo.sh", "reasoning-lora"), "is no demo", status=(2,))
+    failed(repo.call("scripts/demo.sh", "reasoning-lora"), "is not a demo", status=(2,))

@@ -115,18 +115,19 @@ def check_run(model: str, round_: str) -> int:
     tuned.trainer.accelerator, tuned.trainer.devices, tuned.trainer.num_nodes = "cpu", 1, 1
     trainer, data, optim = fdl.build(tuned.trainer), fdl.build(tuned.data), fdl.build(tuned.optim)
     config, log, resume = fdl.build(tuned.model).config, fdl.build(tuned.log), fdl.build(tuned.resume)
-    assert (trainer.max_steps, data.global_batch_size) == (int(recipe["STEPS"]), int(recipe["GLOBAL_BATCH"]))
-    assert trainer.strategy.tensor_model_parallel_size == int(recipe["TP"])
-    assert (optim.config.lr, optim.config.adam_beta2) == (float(recipe["LR"]), float(recipe["ADAM_BETA2"]))
+    assert (trainer.max_steps, data.global_batch_size) == (recipe["STEPS"], recipe["GLOBAL_BATCH"])
+    assert trainer.strategy.tensor_model_parallel_size == recipe["TP"]
+    assert (optim.config.lr, optim.config.adam_beta2) == (recipe["LR"], recipe["ADAM_BETA2"])
     assert (optim.lr_scheduler is None) == (recipe["LR_SCHEDULE"] == "constant")
-    assert (config.recompute_granularity == "full") == (recipe["ACTIVATION_CHECKPOINTING"] == "true")
+    assert (config.recompute_granularity == "full") == recipe["ACTIVATION_CHECKPOINTING"]
     assert (config.num_layers, config.hidden_size, config.num_query_groups) == (32, 4096, 8)
-    assert log.ckpt._every_n_train_steps == int(recipe["SAVE_EVERY"]) and log.ckpt.save_last
+    assert log.ckpt._every_n_train_steps == recipe["SAVE_EVERY"] and log.ckpt.save_last
     assert Path(resume.restore_config.path) == base and resume.resume_if_exists
     assert any(isinstance(c, parts.Link) for c in trainer.callbacks)
+    assert trainer.loggers == [] and (log.tensorboard, log.wandb) == (None, None), "parts.Link writes the curves"
     if "LORA_RANK" in recipe:
         adapter = fdl.build(tuned.peft)
-        assert (adapter.dim, adapter.alpha) == (int(recipe["LORA_RANK"]), int(recipe["LORA_ALPHA"]))
+        assert (adapter.dim, adapter.alpha) == (recipe["LORA_RANK"], recipe["LORA_ALPHA"])
     # The published offload ends among the options of a DDP that Megatron's strategy never makes.
     offloads = recipe["VARIANT"] == "published" and recipe["SCHEMA"] == "nemotron"
     assert ("optimizer_cpu_offload" in trainer.strategy._ddp_kwargs) == offloads
@@ -276,7 +277,7 @@ def check_links(folder: Path, round_: str) -> None:
     The first link ends after LINK_STEPS by NeMo's own means, with a checkpoint; the second goes on from it. NeMo's
     distributed checkpoints are folders of the same names without .ckpt.
     """
-    recipe = load("reasoning-lora", round_) | {"SAVE_EVERY": "4", "STEPS": "6"}
+    recipe = load("reasoning-lora", round_) | {"SAVE_EVERY": 4, "STEPS": 6}
     paths = Paths(folder, "reasoning-lora", round_, recipe)
     part = nemo2_config.finetune(recipe, paths, paths.base)
     part["log"]["ckpt"] |= {"always_save_context": False, "save_context_on_train_end": False}  # of Megatron's models
@@ -317,6 +318,8 @@ def check_links(folder: Path, round_: str) -> None:
     assert list(saved()) == [6], "the first link's save went when the second had one"
     others = sorted(path.name for path in (paths.train / "checkpoints").glob("*.ckpt") if "-last" not in path.name)
     assert len(others) == (1 if round_ == "published" else 0), others
+    curves = [path.read_bytes() for path in sorted((paths.train / "tensorboard").iterdir())]
+    assert [file.count(b"train/loss") for file in curves] == [3, 3], "a file for each link, a value for each step"
     links = [json.loads(line) for line in (paths.train / "links.jsonl").read_text().splitlines()]
     assert {(row["from"], row["step"]) for row in links} == {(0, 3), (3, 4), (3, 6)}, links
 

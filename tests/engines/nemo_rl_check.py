@@ -72,7 +72,7 @@ def transformers_loss(paths: Paths, recipe: Recipe, rows: list[int] | None) -> t
 
     tokenizer = AutoTokenizer.from_pretrained(paths.start)
     model = AutoModelForCausalLM.from_pretrained(paths.start, dtype=torch.float32).eval()
-    data = SftDataset(str(paths.rows), int(recipe["SEQ_LEN"]), "<|im_end|>", tokenizer)
+    data = SftDataset(str(paths.rows), recipe["SEQ_LEN"], "<|im_end|>", tokenizer)
     total, tokens = 0.0, 0
     with torch.no_grad():
         for row in rows:
@@ -98,7 +98,7 @@ def memory(work: Path) -> int:
 
 def main() -> None:
     args, recipe, paths = open_run(run_parser(__doc__))
-    took = train(args.model, args.round, int(recipe["SAVE_EVERY"]), paths)
+    took = train(args.model, args.round, recipe["SAVE_EVERY"], paths)
     found = judge(recipe, paths) | took
     write_json(paths.run / "check.json", found)
     print(json.dumps(found, indent=1))
@@ -138,15 +138,15 @@ def judge(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     links = [losses(folder) for folder in driver_log.links(paths.train)]
     links = [link for link in links if link]
     again = sorted(set(links[0]) & set(links[1]))
-    if len(again) < AFTER - 1 or (again[0] - 1) % int(recipe["SAVE_EVERY"]):
+    if len(again) < AFTER - 1 or (again[0] - 1) % recipe["SAVE_EVERY"]:
         raise Failure(f"the second link trained steps {again} again, not those after the save; see {paths.train}/logs")
     resumed = max(abs(links[0][step] - links[1][step]) for step in again)
     history = driver_log.history(paths.train)
-    if list(history) != list(range(1, int(recipe["STEPS"]) + 1)):
+    if list(history) != list(range(1, recipe["STEPS"] + 1)):
         raise Failure(f"steps are missing in {paths.train}/logs: {len(history)} of {recipe['STEPS']}")
     saved = saved_steps("nemo-rl", paths.train / "checkpoints")
     rows = sum(1 for _ in open(paths.rows, encoding="utf-8"))
-    batch = first_batch(next(iter(saved.values())), rows, int(recipe["GLOBAL_BATCH"]))
+    batch = first_batch(next(iter(saved.values())), rows, recipe["GLOBAL_BATCH"])
     want, tokens = transformers_loss(paths, recipe, batch)
     scores = read_json(paths.eval / "DONE")["scores"]
     found = {
@@ -159,7 +159,7 @@ def judge(recipe: Recipe, paths: Paths) -> dict[str, Any]:
         "step_seconds": sorted(row["seconds"] for row in history.values())[len(history) // 2],
         "scores": scores,
     }
-    score = scores["averaged"]["pass@1"]
+    score = scores["trained"]["tiny"]["cot"]["pass@1"]
     if abs(found["first_loss"] - want) > FIRST_LOSS:
         raise Failure(f"the first loss is {found['first_loss']}, transformers' {want:.5f}; see {paths.train}/logs")
     if resumed > RESUMED:

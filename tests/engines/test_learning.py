@@ -21,7 +21,7 @@ def test_data_of_which_nothing_fits_is_refused_before_anything_is_queued(copy: R
     assert not (copy.work / "runs/short/round1/train").exists()
     # NeMo-RL's limit is one token lower, and counts the newline after the end of turn.
     for batch, engine in ((8, "automodel"), (8, "nemo-rl")):
-        recipe = {"ENGINE": engine, "SEQ_LEN": "16", "GLOBAL_BATCH": str(batch), "CHAT": "chatml", "SEED": "1"}
+        recipe = {"ENGINE": engine, "SEQ_LEN": 16, "GLOBAL_BATCH": batch, "CHAT": "chatml", "SEED": 1}
         with pytest.raises(Failure, match="none carries loss"):
             learning.check_rows(recipe, copy.work / "data/mini/round1/all.jsonl", 600, copy.work / "models/mini")
 
@@ -39,7 +39,7 @@ def lines(copy: Repo, tmp_path: Path, fitting: int, long: int) -> Path:
 def test_a_share_that_does_not_fit_is_told(
     copy: Repo, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = {"ENGINE": engine, "SEQ_LEN": "256", "GLOBAL_BATCH": "8", "CHAT": "chatml", "SEED": "1"}
+    recipe = {"ENGINE": engine, "SEQ_LEN": 256, "GLOBAL_BATCH": 8, "CHAT": "chatml", "SEED": 1}
     start, fate = copy.work / "models/mini", "are cut" if engine == "nemo2" else "carry no loss"
     learning.check_rows(recipe, lines(copy, tmp_path, 15, 25), 40, start)
     assert f": 62.5% of 40 rows are too long for SEQ_LEN=256 and {fate};" in capsys.readouterr().err

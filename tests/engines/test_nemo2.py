@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import convert
-from conftest import ROOT, Repo, failed, missing, ok
+from conftest import ROOT, Repo, failed, missing, ok, parsed
 from sft.engines import saved
 from sft.engines.nemo2 import link
 from sft.engines.nemo2 import saved as nemo2_saved
@@ -90,6 +90,7 @@ def test_published_is_what_the_notebooks_say() -> None:
         assert (made["finetune.optim.config.lr"], made["finetune.optim.config.adam_beta2"]) == (lr, 0.98)
         assert not any("lr_scheduler" in key for key in made), "the notebook's optimizer has no schedule"
         assert (made["finetune.trainer.val_check_interval"], made["finetune.trainer.limit_val_batches"]) == (2, 2)
+        assert made["finetune.trainer.logger"] is False, "a second curve"
         assert made["generate.inference_params.num_tokens_to_generate"] == 20 and made["generate.add_BOS"] is False
 
 
@@ -171,7 +172,7 @@ def test_the_images_know_every_argument(image: str) -> None:
     ],
 )
 def test_what_nemo2_cannot_do_is_refused(changes: dict[str, str], message: str) -> None:
-    recipe = load("reasoning-lora", "nemo2") | changes
+    recipe = parsed("reasoning-lora", "nemo2", changes)
     paths = Paths("/WORK", "reasoning-lora", "nemo2", recipe)
     with pytest.raises(Failure, match=message) as failure:
         render(recipe, paths, Path("/base"), Path("/saved"))
@@ -443,7 +444,8 @@ def test_an_adapter_names_its_base_and_has_its_tokenizer(ready: Repo, tmp_path: 
 
 
 def test_all_weights_have_the_base_models_configuration(ready: Repo, tmp_path: Path) -> None:
-    recipe = {k: v for k, v in load("llama3-lora", "published").items() if not k.startswith("LORA_")}
+    without = dict.fromkeys(("LORA_RANK", "LORA_ALPHA", "LORA_DROPOUT", "LORA_TARGETS"))
+    recipe = parsed("llama3-lora", "published", without)
     paths = Paths(ready.work, "llama3-lora", "published", recipe)
     with pytest.raises(Failure, match="left no safetensors"):
         link.finish_export(recipe, paths, tmp_path)

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from conftest import ROOT, VENV, Repo, failed, ok
+from conftest import ROOT, VENV, Repo, changed, failed, ok, parsed
 from sft.engines.nemo_rl import config as nemo_rl_config
 from sft.engines.nemo_rl.config import Link
 from sft.engines.nemo_rl.overrides import (
@@ -33,7 +33,6 @@ from sft.engines.nemo_rl.overrides import (
 from sft.lib.errors import Failure
 from sft.recipe import checks
 from sft.recipe import read as recipe_read
-from sft.recipe.checks import check
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 from sft.recipe.read import models, rounds
@@ -60,9 +59,7 @@ FSDP = {"BACKEND": "fsdp", "CP": "1"}
 
 def load(model: str = "qwen7b", round_: str = "1", **changes: str) -> Recipe:
     """A recipe with some keys changed, checked again."""
-    recipe = recipe_read.load(model, round_) | changes
-    check(model, recipe)
-    return recipe
+    return changed(model, round_, changes)
 
 
 def overrides(recipe: Recipe, link: Link = LINK, work: str = "/WORK", version: Any = VERSION) -> list[str]:
@@ -447,7 +444,7 @@ def test_fsdps_schedule_is_megatrons(warmup: int, init: float, style: str) -> No
 
     steps, low, high = 100, 2e-7, 2e-4
     changes = {"STEPS": str(steps), "WARMUP": str(warmup), "WARMUP_INIT": str(init), "LR_SCHEDULE": style}
-    *parts, last = nemo_rl_config.scheduler(recipe_read.load("qwen7b", "1") | changes)
+    *parts, last = nemo_rl_config.scheduler(parsed("qwen7b", "1", changes))
     optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=high)
     made = [getattr(torch.optim.lr_scheduler, p["name"].rsplit(".")[-1])(optimizer, **p["kwargs"]) for p in parts]
     schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, made, last["milestones"])
@@ -492,9 +489,9 @@ def test_a_links_own_settings() -> None:
         "+logger.wandb.resume=allow",
     ):
         assert line in lines
-    with pytest.raises(Failure, match="is no time to save by"):
+    with pytest.raises(Failure, match="is not a time to save by"):
         overrides(load(), Link(Path("/logs"), "4:00:00"))
-    with pytest.raises(Failure, match="is no run id"):
+    with pytest.raises(Failure, match="is not a run id"):
         overrides(load(), Link(Path("/logs"), wandb="sft"))
 
 

@@ -1,4 +1,4 @@
-"""A link of NeMo-RL but for the cluster: checkpoints, the driver's log, what is reserved, the cache's identity.
+"""A link of NeMo-RL except for the cluster: checkpoints, the driver's log, what is reserved, the cache's identity.
 
 The log's lines are those of v0.7.0's nemo_rl/algorithms/sft.py; tests/cluster/test_ray.py runs whole links.
 """
@@ -26,7 +26,7 @@ from sft.lib.errors import Failure
 from sft.recipe.paths import Paths
 from sft.recipe.read import load
 
-RECIPE = {"ENGINE": "nemo-rl", "SAVE_EVERY": "750", "STEPS": "3000", "AVERAGE_STEPS": "750,1500,2250,3000"}
+RECIPE = {"ENGINE": "nemo-rl", "SAVE_EVERY": 750, "STEPS": 3000, "AVERAGE_STEPS": (750, 1500, 2250, 3000)}
 
 
 def checkpoint(folder: Path, step: int, total: int | None = None) -> Path:
@@ -102,8 +102,8 @@ def test_what_may_be_removed(tmp_path: Path) -> None:
     saved = [400, 750, 900, 1500, 1600, 1700]
     assert superseded(saved, RECIPE, "all") == []
     assert superseded(saved, RECIPE, "saved") == [400, 900, 1600]
-    assert superseded([250, 500, 750], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250, 500]
-    assert superseded([250, 500], RECIPE | {"SAVE_EVERY": "250"}, "needed") == [250]
+    assert superseded([250, 500, 750], RECIPE | {"SAVE_EVERY": 250}, "needed") == [250, 500]
+    assert superseded([250, 500], RECIPE | {"SAVE_EVERY": 250}, "needed") == [250]
     assert superseded([], RECIPE, "saved") == []
     for s in saved:
         checkpoint(tmp_path, s)
@@ -394,8 +394,8 @@ def test_only_this_engine_and_only_known_options(mega: Repo) -> None:
     failed(mega.stage("train", "mini", "--close", "--logs", logs), "engine automodel has no close_link", status=(2,))
     failed(mega.stage("train", "mega", "--open", "--logs", logs, "--keep", "none"), "KEEP_CHECKPOINTS=none")
     for action in ("--open", "--follow", "--close"):
-        failed(mega.stage("train", "mega", action, "--logs", logs / "none"), "is no folder")
-        failed(mega.stage("train", "mega", action), "--logs None is no folder")
+        failed(mega.stage("train", "mega", action, "--logs", logs / "none"), "is not a folder")
+        failed(mega.stage("train", "mega", action), "--logs None is not a folder")
 
 
 def test_paths_of_a_second_round_name_the_averaged_model(mega: Repo) -> None:

@@ -1,4 +1,4 @@
-"""The stand-in for NeMo-RL is held against what NeMo-RL itself wrote and printed (traces/, by make check-nemo-rl); and
+"""The stand-in for NeMo-RL is compared with what NeMo-RL itself wrote and printed (traces/, by make check-nemo-rl); and
 what makes NeMo-RL run on a CPU."""
 
 import ast
@@ -157,6 +157,6 @@ def test_the_check_asks_for_a_checkout_of_the_version(repo: Repo, tmp_path: Path
     words = "git clone --depth 1 --branch v0.7.0"
     failed(repo.call("scripts/check-nemo-rl.sh"), "NEMO_RL_DIR is not set; get NeMo-RL by", words, status=(2,))
     result = repo.call("scripts/check-nemo-rl.sh", NEMO_RL_DIR=tmp_path)
-    failed(result, f"NEMO_RL_DIR={tmp_path} is no checkout of NeMo-RL", words, status=(2,))
+    failed(result, f"NEMO_RL_DIR={tmp_path} is not a checkout of NeMo-RL", words, status=(2,))
     result = repo.call("scripts/check-nemo-rl.sh", NEMO_RL_DIR=checkout(tmp_path / "old", 6))
     failed(result, "is NeMo-RL 0.6.0, not 0.7", words, status=(2,))

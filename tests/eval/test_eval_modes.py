@@ -3,20 +3,22 @@
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import results
 from conftest import Repo, failed, ok
-from sft.eval import answers as eval_answers
-from sft.eval.prompts import CHOICE_PROMPT, MODES, chat, tasks_of
+from runs import status
+from sft.eval.engines import transformer
+from sft.eval.engines.base import Request, Sampling, ends_of
+from sft.eval.engines.transformer import TransformersEngine
+from sft.eval.kinds import CHOICE_PROMPT, MODES
+from sft.eval.tasks import Decoding, chat, tasks_of
 from sft.lib.done import code_hash, describe, write_done
 from sft.lib.errors import Interrupted
 from sft.lib.files import write_json
-from tools import status
+from sft.results import tables
 
 BOS, END = "<|begin_of_text|>", "<|eot_id|>"
 SPECIAL = (BOS, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END)
@@ -50,6 +52,7 @@ TP=1
 CP=1
 PP=1
 EP=1
+ETP=1
 NODES=1
 GPUS_PER_NODE=1
 DATASET_SOURCE=hub
@@ -58,6 +61,8 @@ START_FROM=base
 SEQ_LEN=256
 PACKING=false
 GLOBAL_BATCH=8
+SHUFFLE=true
+ACTIVATION_CHECKPOINTING=false
 MICRO_BATCH=4
 STEPS=5
 WARMUP=0
@@ -79,6 +84,7 @@ CURATE_CHUNK=1
 CURATE_VAL_ROWS=0
 CURATE_DEDUPLICATE=false
 CURATE_DECONTAMINATE=none
+EVAL_ENGINE=transformers
 EVAL_MAX_TOKENS=32
 EVAL_SET=twins,mmlu
 """
@@ -211,16 +217,24 @@ def mine(world: Repo, repo: Repo) -> Repo:
 
 
 def load(folder: Path, start: Path | None = None) -> tuple[Any, Any]:
-    return eval_answers.load(folder, (start or folder) / "config.json", start), eval_answers.load_tokenizer(
-        start or folder
-    )
+    base = start or folder
+    return transformer.load(folder, base / "config.json", start), transformer.load_tokenizer(base)
 
 
-def collected(model: Any, tokenizer: Any, prompts: list[str], settings: eval_answers.Settings) -> dict[int, Any]:
-    found: dict[int, Any] = {}
-    for made in eval_answers.generate(model, tokenizer, prompts, settings):
-        found |= made
-    return found
+def answered(model: Any, tokenizer: Any, prompts: list[str], most: int, batch: int = 4, **sampling: Any) -> list[str]:
+    """The answers to prompts by the engine of transformers; seed: of the first, the others have the next ones."""
+    engine = TransformersEngine(model, tokenizer, 512, batch)
+    seed = sampling.pop("seed", 0)
+    chosen = Sampling(sampling.pop("temperature", 0.0), ends_of(tokenizer, [END]), **sampling)
+    requests = [
+        Request((n,), tuple(tokenizer.encode(prompt, add_special_tokens=False)), most, seed + n)
+        for n, prompt in enumerate(prompts)
+    ]
+    made = dict(finished for finished in engine.run(iter(requests), chosen) if finished)
+    return [made[request].text for request in requests]
+
+
+ASKED = {"EVAL_MAX_TOKENS": 8, "SEED": 0}
 
 
 def test_the_switch_and_the_choices(world: Repo, log_of_it: str) -> None:
@@ -235,11 +249,12 @@ def test_the_switch_and_the_choices(world: Repo, log_of_it: str) -> None:
     }
     # on: **A** is read by us only; (C) is wrong, but the tutorial reads the thought before it
     rates = {"n": 2, "no_answer": 0.0, "truncated": 0.0}
-    assert mmlu["on"] == rates | {"accuracy": 0.5, "published_regex": 0.5, "think": 1.0}
-    assert mmlu["off"] == rates | {"accuracy": 1.0, "published_regex": 0.5, "think": 0.0}
+    assert mmlu["on"] == rates | {"accuracy": 0.5, "published_regex": 0.5, "harness_regex": 0.5, "think": 1.0}
+    assert mmlu["off"] == rates | {"accuracy": 1.0, "published_regex": 0.5, "harness_regex": 0.0, "think": 0.0}
     base = done["scores"]["baseline"]["twins"]["on"]
     assert base["accuracy"] == 0 and base["think"] == 0 and base["truncated"] > 0
-    assert done["decoding"] == "greedy" and done["settings"]["max_tokens"] == 32
+    assert done["decoding"] == "greedy, of at most 32 tokens" and done["settings"]["on"]["max_tokens"] == 32
+    assert done["protocol"] is None and done["machine"]["engine"] == "transformers"
     assert done["grader"] == "math-verify, python/sft/eval/metrics.py"
     assert {path.name for path in folder.iterdir()} == {"DONE"} | {
         f"{model}.{name}.{mode}.jsonl"
@@ -250,7 +265,7 @@ def test_the_switch_and_the_choices(world: Repo, log_of_it: str) -> None:
     rows = [json.loads(line) for line in (folder / "trained.twins.on.jsonl").read_text().splitlines()]
     assert [row["problem"] for row in rows] == [row["problem"] for row in PROBLEMS]
     assert rows[0]["generation"] == "<think>well</think>\\boxed{3}" and rows[0]["answer"] == "3"
-    assert "trained   mmlu          off    accuracy 100.0%" in log_of_it.split("all of it")[1]
+    assert "trained   mmlu          off       accuracy 100.0%" in log_of_it.split("all of it")[1]
     assert "already there" in ok(world.stage("eval", "twins"))
 
 
@@ -273,7 +288,7 @@ def test_results_and_status(world: Repo, mine: Repo) -> None:
     assert "| trained | mmlu | off | 2 | 100.0% | 50.0% | 0.0% | 0.0% | 0.0% |" in out
     assert "| model | set | think tags, on | think tags, off | accuracy, on | accuracy, off |" in out
     assert "| trained | twins | 100.0% | 0.0% | 100.0% | 100.0% |" in out
-    assert "Answers: greedy, of at most 32 tokens." in out
+    assert "Answers of eval: greedy, of at most 32 tokens; compared by math-verify, python/sft/eval/metrics.py." in out
     shown = ok(mine.call("scripts/tool.sh", "status", "twins", "1"))
     assert "average" not in shown and "twins on 100.0%, twins off 100.0%, mmlu on 50.0%" in shown
     state = {line.split()[0]: line.split()[1] for line in shown.splitlines() if line.split()}
@@ -294,15 +309,15 @@ def test_an_interrupted_run_goes_on(world: Repo, mine: Repo, log_of_it: str) -> 
     (part / "DONE").unlink()
     # Of the trained model's answers to one set one is there, and one is torn.
     row = json.loads(files["trained.twins.on.jsonl"].splitlines()[1])
-    kept = json.dumps({"place": 1, "text": "<think>kept</think>\\boxed{34}", "truncated": False}) + "\n"
-    (part / "trained.twins.on.jsonl").unlink()
-    (part / "trained.twins.on.part").write_text(kept + '{"place": 0, "te')
+    kept = {"benchmark": "twins", "problem": "1", "sample": 0, "seed": row["seed"], "tokens": 9, "finish": "stop"}
+    kept["text"] = "<think>kept</think>\\boxed{34}"
+    (part / "trained.twins.on.1-of-1.samples.jsonl.part").write_text(json.dumps(kept) + '\n{"benchmark": "twins", "pr')
     out = ok(mine.stage("eval", "twins", "--batch", 1))
-    assert "trained.twins.on: going on with an interrupted run, 1 answers are there" in out
+    assert "trained.twins.on.1-of-1: going on with an interrupted run, 1 of 4 answers are there" in out
     again = {path.name: path.read_bytes() for path in folder.glob("*.jsonl")}
     assert again.keys() == files.keys() and not list(folder.glob("*.part"))
     rows = [json.loads(line) for line in again.pop("trained.twins.on.jsonl").splitlines()]
-    assert rows[1] == row | {"generation": "<think>kept</think>\\boxed{34}"}
+    assert rows[1] == row | {"generation": "<think>kept</think>\\boxed{34}", "tokens": 9}
     assert [row["correct"] for row in rows] == [True] * 4
     assert all(files[name] == content for name, content in again.items())
 
@@ -315,11 +330,11 @@ def test_prompts_have_one_bos_and_a_fixed_date(world: Repo, monkeypatch: pytest.
     seen: list[Any] = []
     real: Callable[..., Any] = model.generate
     monkeypatch.setattr(model, "generate", lambda **k: seen.append(k) or real(**k))
-    collected(model, tokenizer, [prompt, "x"], eval_answers.Settings(2, END, batch=2))
+    answered(model, tokenizer, [prompt, "x"], 2)
     ids, mask = seen[0]["input_ids"], seen[0]["attention_mask"]
     bos = tokenizer.convert_tokens_to_ids(BOS)
     assert (ids[0] == bos).sum() == 1 and ids[0, 0] == bos and mask[0].all()
-    assert (ids[1] == bos).sum() == 0 and mask[1].sum() == 1 and mask[1, -1] == 1
+    assert ids[1, -1] != bos and mask[1].sum() == 1 and mask[1, -1] == 1
 
 
 TEMPLATE_TURN = "<|start_header_id|>{}<|end_header_id|>\n\n{}<|eot_id|>"
@@ -329,21 +344,14 @@ OPEN_TURN = "<|start_header_id|>assistant<|end_header_id|>\n\n"
 def test_sampling_is_seeded_and_takes_no_other_settings(world: Repo) -> None:
     model, tokenizer = load(world.work / "models/llama")
     prompts = [chat(tokenizer, "on", f"{n}") for n in range(5)]
-    sampled = eval_answers.Settings(8, END, temperature=1.0, top_p=1.0, seed=7, batch=2)
-    first = collected(model, tokenizer, prompts, sampled)
-    assert first == collected(model, tokenizer, prompts, sampled)
-    assert first != collected(model, tokenizer, prompts, replace(sampled, seed=8))
-    greedy = collected(model, tokenizer, prompts, eval_answers.Settings(8, END))
-    assert greedy != first and greedy == collected(
-        model, tokenizer, prompts, eval_answers.Settings(8, END, seed=9, batch=1)
-    )
+    first = answered(model, tokenizer, prompts, 8, temperature=1.0, seed=7)
+    assert first == answered(model, tokenizer, prompts, 8, batch=2, temperature=1.0, seed=7)
+    assert first != answered(model, tokenizer, prompts, 8, temperature=1.0, seed=107)
+    greedy = answered(model, tokenizer, prompts, 8)
+    assert greedy != first and greedy == answered(model, tokenizer, prompts, 8, batch=1, seed=9)
     config = model.generation_config
     assert config.repetition_penalty is None and config.temperature is None
-    # Batches that are there are left out, and the others are as they were.
-    order = [place for made in eval_answers.generate(model, tokenizer, prompts, sampled) for place in made]
-    rest = list(eval_answers.generate(model, tokenizer, prompts, sampled, set(order[:2])))
-    assert {place: text for made in rest for place, text in made.items()} == {p: first[p] for p in order[2:]}
-    assert str(sampled) == "temperature 1, top_p 1, seed 7"
+    assert str(Decoding(8, (END,), 1.0, seed=7)) == "temperature 1, top_p 1, seed 7"
 
 
 def test_too_many_answers_for_the_gpu(world: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -355,7 +363,7 @@ def test_too_many_answers_for_the_gpu(world: Repo, monkeypatch: pytest.MonkeyPat
     model, tokenizer = load(world.work / "models/llama")
     monkeypatch.setattr(model, "generate", full)
     with pytest.raises(Interrupted, match=r"3 answers of up to 2 tokens .* set EVAL_BATCH to fewer"):
-        collected(model, tokenizer, ["a", "b", "c"], eval_answers.Settings(2, END, batch=4))
+        answered(model, tokenizer, ["a", "b", "c"], 2)
 
 
 def test_an_adapter_is_attached_to_the_model_it_was_trained_from(mine: Repo) -> None:
@@ -393,13 +401,13 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
     """The best of all answers counts; prompts begin with BOS in the corrected variant only."""
     from transformers import LlamaForCausalLM
 
-    parts = "CHAT=none\nSCHEMA=squad\nDATASET=squad\nEVAL_SET=squad\nEVAL_MAX_TOKENS=6"
+    parts = "CHAT=none\nSCHEMA=squad\nDATASET=squad\nEVAL_SET=squad\nEVAL_ENGINE=transformers\nEVAL_MAX_TOKENS=6"
     write_recipe(mine, "asks", parts, f"VARIANT={variant}")
     if variant == "published":  # which is NeMo 2.0's
         mine.edit("recipes/asks/asks.env", "ENGINE=automodel", "ENGINE=nemo2")
     shutil.copytree(mine.run_dir("twins") / "convert", mine.run_dir("asks") / "convert")
     final = mine.run_dir("asks") / "convert/step_5"
-    tokenizer = eval_answers.load_tokenizer(final)
+    tokenizer = transformer.load_tokenizer(final)
     rows = [
         {"input": "Context: x Question: y Answer:", "output": "no", "original_answers": ["no", "Denver Broncos"]},
         {"input": "Context: z Question: y Answer:", "output": "five"},
@@ -423,19 +431,21 @@ def test_questions_and_answers(mine: Repo, variant: str) -> None:
     scores = mine.done(mine.run_dir("asks") / "eval")["scores"]["trained"]["squad"]
     # ROUGE-L keeps "the": 2*2/(3+2)
     assert scores == {"plain": {"n": 2, "exact_match": 0.5, "f1": 0.5, "rougeL": 0.4, "truncated": 0.0}}
-    task = tasks_of({"VARIANT": variant, "SCHEMA": "squad"}, "squad", rows, tokenizer)[0]
+    keys = ASKED | {"VARIANT": variant, "SCHEMA": "squad", "CHAT": "none"}
+    task = tasks_of(keys, mine.work, "squad", 0, rows, tokenizer)[0]
     assert [prompt.startswith(BOS) for prompt in task.prompts] == [variant == "corrected"] * 2
 
 
 def test_published_asks_with_thinking_on_only(world: Repo) -> None:
-    tokenizer = eval_answers.load_tokenizer(world.work / "models/llama")
+    tokenizer = transformer.load_tokenizer(world.work / "models/llama")
     modes = {
-        variant: [task.mode for task in tasks_of(recipe, "mmlu", CHOICES, tokenizer)]
+        variant: [task.mode for task in tasks_of(recipe, world.work, "mmlu", 0, CHOICES, tokenizer)]
         for variant in ("corrected", "published")
-        for recipe in [{"VARIANT": variant, "SCHEMA": "nemotron"}]
+        for recipe in [ASKED | {"VARIANT": variant, "SCHEMA": "nemotron", "CHAT": "llama3"}]
     }
     assert modes == {"corrected": ["on", "off"], "published": ["on"]}
-    prompt = tasks_of({"VARIANT": "published"}, "mmlu", CHOICES, tokenizer)[0].prompts[1]
+    recipe = ASKED | {"VARIANT": "published", "CHAT": "llama3"}
+    prompt = tasks_of(recipe, world.work, "mmlu", 0, CHOICES, tokenizer)[0].prompts[1]
     assert "        Question: Rain or hail? A. p B. q C. r D. s\n" in prompt
     assert prompt.endswith(f"the [the_answer_letter] is one of A, B, C or D.{END}{OPEN_TURN}")
 
@@ -472,13 +482,12 @@ def test_what_is_missing_or_wrong_is_one_line(mine: Repo) -> None:
 
 def test_tables_of_unlike_sets() -> None:
     qa = {"n": 10570, "exact_match": 0.5, "f1": 0.25, "rougeL": 0.125, "truncated": 1.0}
-    lines = results.score_tables({"baseline": {"squad": {"plain": qa}}, "trained": {"squad": {"plain": qa}}})
+    lines = tables.score_tables({"baseline": {"squad": {"plain": qa}}, "trained": {"squad": {"plain": qa}}})
     assert lines == [
-        "| model | set | thinking | n | EM | F1 | ROUGE-L | truncated |",
+        "",
+        "| model | set | mode | n | EM | F1 | ROUGE-L | truncated |",
         "|---|---|---|---|---|---|---|---|",
         "| baseline | squad | - | 10,570 | 50.0% | 25.0% | 12.5% | 100.0% |",
         "| trained | squad | - | 10,570 | 50.0% | 25.0% | 12.5% | 100.0% |",
     ]
     assert status.short({"trained": {"squad": {"plain": qa}}}) == "squad 50.0%"
-    flat = {"baseline": {"n": 3, "pass@1": 0.0}, "averaged": {"n": 3, "pass@1": 1.0}}
-    assert status.short(flat) == "baseline 0.0%, averaged 100.0%"

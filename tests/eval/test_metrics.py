@@ -12,7 +12,7 @@ from sft.eval import letters, metrics
     [
         ("The  Denver, Broncos!", "denver broncos"),
         ("a an the", ""),
-        ("An apple a-day", "apple aday"),  # punctuation goes before the articles
+        ("An apple a-day", "apple aday"),  # punctuation takes precedence over the articles
         ("Theatre", "theatre"),
         ("“Quoted”", "“quoted”"),  # ASCII punctuation only
         ("1,234.5", "12345"),
@@ -107,6 +107,28 @@ def test_letters(text: str, ours: str | None, theirs: str | None) -> None:
 
 
 @pytest.mark.parametrize(
+    "text,theirs",
+    [
+        ("The answer is (B).", "B"),
+        ("The answer is (B)", "B"),  # the bracket is the one character more
+        ("The answer is B.", "B"),
+        ("The answer is B", None),  # there is none after it
+        ("The final answer is b.", "B"),
+        ("the answer is **C**, I think.", None),
+        ("The answer: D.", "D"),
+        ("The final answer: A!", "A"),
+        ("The answer is A.\nNo: the answer is B.", "A"),  # the first
+        ("<think>The answer is A.</think>The answer is C.", None),  # of the whole line
+        ("The answer is E.", None),
+        ("\\boxed{B}", None),
+        ("", None),
+    ],
+)
+def test_the_letter_of_lm_evaluation_harness(text: str, theirs: str | None) -> None:
+    assert letters.harness_letter(text) == theirs
+
+
+@pytest.mark.parametrize(
     "text,thinks,rest",
     [
         ("<think>x</think>y", True, "y"),
@@ -134,4 +156,5 @@ def test_rows_of_scores() -> None:
 def test_a_long_degenerate_answer_takes_no_long_time(part: str) -> None:
     start = time.process_time()
     letters.letter("The final answer is " + part * 20000)
+    letters.harness_letter("The final answer is " + part * 20000)
     assert time.process_time() - start < 2

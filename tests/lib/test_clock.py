@@ -63,22 +63,22 @@ def test_progress_with_a_clock_that_is_set_back(monkeypatch: pytest.MonkeyPatch,
     ]
 
 
-def lengths(prompt: list[int], answer: list[int], **changes: str) -> dict:
-    keys = {"SEQ_LEN": "100", "GLOBAL_BATCH": "2", "ENGINE": "automodel", "STEPS": "10", "TP": "1", "CP": "1"} | changes
+def lengths(prompt: list[int], answer: list[int], **changes: object) -> dict:
+    keys = {"SEQ_LEN": 100, "GLOBAL_BATCH": 2, "ENGINE": "automodel", "STEPS": 10, "TP": 1, "CP": 1} | changes
     return figures(keys, 4, Lengths(prompt, answer), False, 1234)
 
 
 def test_a_report_on_rows_without_tokens() -> None:
     made = lengths([0, 0], [0, 0])
     assert made["standard_error"] == 0.0 and made["tokens"]["mean"] == 0
-    text = report.render({"rows": {"all": 4}}, made, {"STEPS": "10"})
+    text = report.render({"rows": {"all": 4}}, made, {"STEPS": 10})
     assert "with loss               0  about - of them" in text
 
 
 @pytest.mark.parametrize("prompt, answer", [([0, 0], [0, 0]), ([90, 90], [60, 70])])
 def test_nothing_is_planned_of_rows_that_carry_no_loss(prompt: list[int], answer: list[int]) -> None:
     """Rows without tokens, and rows that are all too long: a step would have 0 tokens."""
-    recipe = {"PACKING": "false", "GLOBAL_BATCH": "2", "SEQ_LEN": "100"}
+    recipe = {"PACKING": False, "GLOBAL_BATCH": 2, "SEQ_LEN": 100}
     with pytest.raises(Failure, match=r"no row has a token .* SEQ_LEN=100, says the data report; raise SEQ_LEN"):
         from_report(recipe, lengths(prompt, answer))
 

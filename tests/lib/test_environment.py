@@ -1,13 +1,16 @@
 """What Python and pip read from the environment: environment modules, shells and images set it for another Python."""
 
 import os
+import signal
+import socket
+import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Repo, failed, ok
+from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
 
 # As a shell, `module load` or an image may leave them; each alone once broke a stage or made it import other packages.
 POISON = "raise SystemExit('a package of another Python was imported')\n"
@@ -152,6 +155,38 @@ def test_setup_installs_into_its_venv_in_any_environment(small: Repo, tmp_path: 
     found = small.call(tmp_path / "venv/bin/python", "-c", "import torch, six_pack; print(six_pack.version)")
     assert ok(found) == "1.0\n"
     assert not (tmp_path / "elsewhere").exists()
+
+
+def test_setup_adds_what_shows_curves(small: Repo, tmp_path: Path) -> None:
+    """Where it is asked for; a second time only when its pins are others."""
+    (small.root / "docker/requirements-loggers.txt").write_text("curve_pack==1.0\n")
+    wheel(tmp_path / "index", "curve_pack", "1.0")
+    ok(small.call("scripts/setup.sh"))
+    look = (tmp_path / "venv/bin/python", "-c", "import curve_pack")
+    assert small.call(*look).returncode == 1
+    ok(small.call("scripts/setup.sh", "loggers"))
+    ok(small.call(*look))
+    (tmp_path / "index").rename(tmp_path / "none")
+    ok(small.call("scripts/setup.sh", "loggers"))
+    (small.root / "docker/requirements-loggers.txt").write_text("curve_pack==2.0\n")
+    failed(small.call("scripts/setup.sh", "loggers"), "requirements-loggers.txt", "check the network")
+    failed(small.call("scripts/setup.sh", "curves"), "usage: setup.sh [loggers|test]", status=(2,))
+
+
+def test_ctrl_c_in_setup_is_called_that(small: Repo) -> None:
+    """While pip waits for an index that never answers: pip calls it an error, and the network is not at fault."""
+    with socket.create_server(("127.0.0.1", 0)) as index:
+        del small.env["PIP_NO_INDEX"], small.env["PIP_FIND_LINKS"]
+        small.env["PIP_INDEX_URL"] = f"http://127.0.0.1:{index.getsockname()[1]}/simple"
+        process = subprocess.Popen(
+            ["scripts/setup.sh"], cwd=small.root, env=small.env, start_new_session=True, preexec_fn=heed_ctrl_c,
+            stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        index.settimeout(60)
+        with index.accept()[0]:
+            os.killpg(process.pid, signal.SIGINT)
+            errors = process.communicate(timeout=60)[1]
+    assert (process.returncode, errors) == (130, "error: interrupted; run the same command again to go on\n")
 
 
 @pytest.mark.parametrize("setting", ["target = ELSEWHERE", "root = ELSEWHERE", "dry-run = true"])

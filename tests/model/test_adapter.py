@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_train import link, ok_link, wait_for_step, workers
 
-from conftest import ROOT, Repo, failed, ok
+from conftest import ROOT, Repo, failed, ok, parsed
 from little import LORA, little, write_recipe
 from sft.engines import saved as engines_saved
 from sft.rows.chat import ENDS
@@ -284,10 +284,9 @@ def test_the_base_that_an_adapter_names(llama: Repo) -> None:
     """The hub's name only where the hub's model is what was trained on."""
     from sft.model.adapter import base_name
     from sft.recipe.paths import Paths
-    from sft.recipe.read import load
 
     def name(model: str = "reasoning-lora", round_: str = "1", **changes: str) -> str:
-        r = load(model, round_) | changes
+        r = parsed(model, round_, changes)
         return base_name(r, Paths("/WORK", model, round_, r))
 
     assert name() == "meta-llama/Llama-3.1-8B-Instruct"
@@ -347,12 +346,14 @@ def test_an_adapter_that_is_not_whole_is_refused(adapted: Repo, tmp_path: Path, 
     broken(what)(weights, config)
     save_file(weights, exported / "adapter_model.safetensors")
     (exported / "adapter_config.json").write_text(json.dumps(config))
-    keys = {k: str(v) for k, v in LORA.items()} | {
+    recipe = {
         "BASE_MODEL": "acme/Little-Llama", "BASE_SOURCE": "hub", "BASE_REVISION": "none", "START_FROM": "base",
-        "CHAT": "llama3", "AVERAGE_STEPS": "9", "DATASET": "little",
+        "CHAT": "llama3", "AVERAGE_STEPS": (9,), "DATASET": "little", "SCHEMA": "nemotron",
+        "LORA_RANK": int(LORA["LORA_RANK"]), "LORA_ALPHA": int(LORA["LORA_ALPHA"]),
+        "LORA_DROPOUT": float(LORA["LORA_DROPOUT"]), "LORA_TARGETS": tuple(str(LORA["LORA_TARGETS"]).split(",")),
     }  # fmt: skip
-    paths = Paths(adapted.work, "lora", "1", keys)
+    paths = Paths(adapted.work, "lora", "1", recipe)
     with pytest.raises(Failure) as failure, new_folder(tmp_path / "step_9") as part:
-        convert(exported, keys, paths, part)
+        convert(exported, recipe, paths, part)
     assert words in str(failure.value) and str(exported) in str(failure.value) and ";" in str(failure.value)
     assert not (tmp_path / "step_9").exists()

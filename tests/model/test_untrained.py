@@ -96,7 +96,7 @@ def test_a_token_that_the_model_cannot_have(base: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(base)
     assert judge_trained(tokenizer, base, RECIPE, "<|im_end|>") == (
         "WRONG",
-        "<|im_end|> is no special token, so nothing can be said of it; see end of turn",
+        "<|im_end|> is not a special token, so nothing can be said of it; see end of turn",
     )
     with pytest.raises(
         Failure, match=r"lm_head.weight has \d+ rows, none for token 9999; remove it and run make model"

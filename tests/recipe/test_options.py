@@ -58,7 +58,7 @@ def test_no_script_has_another_default() -> None:
     "name, pattern",
     [
         ("SAVE_RESERVE", r"^SAVE_RESERVE = (\S+)"),
-        ("SAVE_RESERVE", r"""get\(["']SAVE_RESERVE["']\) or (\w+)"""),
+        ("SAVE_RESERVE", r"""get\(["']SAVE_RESERVE["']\) or (\w\w+)"""),
         ("BRING_UP", r"^BRING_UP = (\S+)"),
         ("SET_UP_RESERVE", r"^SET_UP_RESERVE = (\S+)"),
         ("GPU", r'"--gpu", default="(\w+)"'),
@@ -81,7 +81,7 @@ def test_an_option_stands_in_the_table_once_and_is_no_recipes_key(repo: Repo) ->
     assert len(set(names)) == len(names) and all(len(row) >= 4 for row in ROWS)
     assert all(len(row) == 5 for row in ROWS if row[3] != "-"), "a value that may be wrong has a remedy"
     keys = set(ok(repo.python("tools/recipe", "--keys")).split())
-    assert keys & set(names) == {"ENGINE"}, "of make container"
+    assert keys & set(names) == {"ENGINE", "NODES", "GPUS_PER_NODE"}, "of make container and make plan"
     assert not keys & set(re.findall(r"^#?([A-Z][A-Z0-9_]*)=", EXAMPLE, re.MULTILINE))
     targets = set(re.findall(r"^([a-z0-9-]+): .*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for name, who, engines, *_ in ROWS:

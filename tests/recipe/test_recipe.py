@@ -2,15 +2,16 @@
 
 import re
 import shutil
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
-from conftest import ROOT, Repo, failed, ok
+from conftest import ROOT, Repo, changed, failed, ok
 from sft.lib.errors import Failure
 from sft.recipe import read
 from sft.recipe.chain import ending, stages
-from sft.recipe.checks import check
-from sft.recipe.keys import KEYS, LINEAR, stage_keys
+from sft.recipe.engines import Engine
+from sft.recipe.keys import KEYS, LINEAR, Recipe, stage_keys
 from sft.recipe.paths import Paths
 from sft.recipe.read import files, load, models, rounds
 
@@ -55,7 +56,7 @@ def test_the_environment_changes_no_chain(repo: Repo) -> None:
         command = ("scripts/submit.sh", "train", "qwen7b", "1")
         chain = ok(repo.call(*command, LAUNCHER="slurm", DRY_RUN="1", **environment))
         assert chain == ok(repo.call(*command, LAUNCHER="slurm", DRY_RUN="1"))
-        assert chain.splitlines()[-1].endswith("average.sbatch qwen7b 1")
+        assert chain.splitlines()[-1].endswith("results.sbatch qwen7b 1")
 
 
 @pytest.mark.parametrize("model", TABLE)
@@ -64,7 +65,7 @@ def test_openmathreasoning_is_the_published_table(model: str, round_: str) -> No
     if (model, round_) not in RUNS:
         assert model == "qwen32b", "only 32B had one round"
         return
-    r = load(model, round_)
+    r = load(model, round_)["text"]
     base, lr, min_lr, tp, cp, rope = TABLE[model]
     steps, warmup, save, average, filtered, start = ROUNDS[round_]
     assert (r["BASE_MODEL"], float(r["LR"]), float(r["MIN_LR"]), int(r["TP"]), int(r["CP"])) == (
@@ -101,7 +102,7 @@ BROKEN = {  # name: (file, old, new, words of the message)
         "GLOBAL_BATCH=6",
         "GLOBAL_BATCH=6 does not divide",
     ),
-    "experts that do not divide": ("mini/mini.env", "\nEP=1", "\nEP=2\nETP=1", "do not divide by ETP*EP*PP=2"),
+    "experts that do not divide": ("mini/mini.env", "\nEP=1", "\nEP=2", "do not divide by ETP*EP*PP=2"),
     "a step never saved": ("mini/round1.env", "=40,50,60", "=45,50,60", "45 of AVERAGE_STEPS is never saved"),
     "a step after the end": ("mini/round1.env", "=40,50,60", "=50,60,70", "70 of AVERAGE_STEPS is never saved"),
     "a step twice": ("mini/round1.env", "=40,50,60", "=40,50,50", "must ascend"),
@@ -167,8 +168,8 @@ ODD = (
     ({"BACKEND": "fsdp", "CP": "1", "PP": "2"}, "without PP and EP"),
     ({"BACKEND": "fsdp", "CP": "1", "EP": "2", "ETP": "1"}, "without PP and EP"),
     ({"GLOBAL_BATCH": "1000"}, "GLOBAL_BATCH=1000 does not divide by 64 replicas"),
-    ({"EP": "2"}, "ETP goes with EP > 1"),
-    ({"ETP": "2"}, "ETP goes with EP > 1"),
+    ({"ETP": None}, "ETP is missing; add it"),
+    ({"ETP": "2"}, "ETP=2 goes with EP > 1; set ETP=1"),
     ({"EP": "3", "ETP": "4"}, "512 GPUs do not divide by ETP*EP*PP=12"),
     ({"VAL_EVERY": "5"}, "VAL_EVERY goes with VAL_DATASET"),
     ({"VAL_DATASET": "my", "VAL_EVERY": "5"}, "VAL_BATCHES goes with VAL_DATASET"),
@@ -178,9 +179,8 @@ ODD = (
 
 @pytest.mark.parametrize("changes,words", ODD)
 def test_keys_that_do_not_go_together_are_refused(changes: dict[str, str | None], words: str) -> None:
-    changed = load("qwen7b", "1") | changes
     with pytest.raises(Failure) as caught:
-        check("qwen7b", {key: value for key, value in changed.items() if value is not None})
+        changed("qwen7b", "1", changes)
     assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
 
 
@@ -212,10 +212,10 @@ ODD_TUTORIALS = (
         "reasoning-lora",
         "1",
         {"SCHEMA": "alpaca"},
-        "SCHEMA=alpaca is not valid; it must be one of nemotron, dolly, squad",
+        "SCHEMA=alpaca is not valid; it must be one of openmath, nemotron, dolly, squad",
     ),
-    ("reasoning-lora", "1", {"SCHEMA": None}, "CHAT=llama3 needs rows rendered with that template"),
-    ("reasoning-lora", "1", {"VARIANT": None}, "VARIANT goes with SCHEMA"),
+    ("reasoning-lora", "1", {"SCHEMA": "openmath"}, "CHAT=llama3 needs rows rendered with that template"),
+    ("reasoning-lora", "1", {"VARIANT": None}, "VARIANT goes with every SCHEMA but openmath"),
     ("reasoning-lora", "nemo2", {"VARIANT": None}, "ENGINE=nemo2 needs VARIANT"),
     ("reasoning-lora", "1", {"VARIANT": "fixed"}, "VARIANT=fixed is not valid; it must be one of corrected, published"),
     ("reasoning-lora", "1", {"VARIANT": "published"}, "VARIANT=published is what NeMo 2.0 makes of it, not automodel"),
@@ -238,7 +238,24 @@ ODD_TUTORIALS = (
     ("tiny", "1", {"CP": "2", "GPUS_PER_NODE": "2"}, "which is not driven here and needs a GPU; set CP=1"),
     ("reasoning-full", "1", {"PP": "2"}, "engine automodel is driven here without CP, PP and EP"),
     ("reasoning-full", "nemo2", {"PP": "2"}, "engine nemo2 is driven here without CP, PP and EP"),
-    ("reasoning-lora", "1", {"EVAL_SET": None}, "EVAL_SET and EVAL_MAX_TOKENS go together"),
+    ("reasoning-lora", "1", {"EVAL_SET": None}, "EVAL_ENGINE goes with EVAL_SET; set both or none"),
+    ("reasoning-lora", "1", {"EVAL_MAX_TOKENS": None}, "EVAL_SET without EVAL_PROTOCOL needs EVAL_MAX_TOKENS"),
+    ("reasoning-lora", "1", {"EVAL_ENGINE": None}, "EVAL_SET needs EVAL_ENGINE"),
+    ("reasoning-full", "1", {"EVAL_ENGINE": "vllm"}, "EVAL_TP goes with EVAL_ENGINE=vllm; set both or none"),
+    ("reasoning-lora", "1", {"EVAL_SET": "mmlu:4"}, "several samples need EVAL_PROTOCOL; leave out the number"),
+    ("reasoning-lora", "1", {"EVAL_MODE": "cot"}, "EVAL_MODE goes with EVAL_SET and SCHEMA=openmath"),
+    ("qwen7b", "1", {"EVAL_PROTOCOL": None}, "EVAL_PROTOCOL goes with EVAL_SET and SCHEMA=openmath"),
+    ("qwen7b", "1", {"EVAL_TEMPERATURE": "1"}, "EVAL_PROTOCOL has a temperature; leave out EVAL_TEMPERATURE"),
+    ("qwen7b", "1", {"EVAL_MODE": "genselect"}, "selects among solutions by cot or tir; name one of them, too"),
+    ("qwen7b", "1", {"EVAL_SET": "aime24"}, "genselect compares several samples; write name:4 for four"),
+    ("qwen7b", "1", {"EVAL_SET": "aime24:0"}, "EVAL_SET=aime24:0 is not valid; it must be names with commas between"),
+    ("qwen7b", "1", {"EVAL_SET": "aime24:4,aime24"}, "is not valid; it must be names with commas between, name:k for"),
+    (
+        "llama31-8b",
+        "1",
+        {"EVAL_MODE": "tir"},
+        "EVAL_MODE=tir is rendered as ChatML, not CHAT=llama3; set",
+    ),
     ("reasoning-lora", "1", {"EVAL_TOP_P": None}, "EVAL_TOP_P goes with EVAL_TEMPERATURE"),
     ("reasoning-lora", "1", {"EVAL_TOP_P": "2"}, "EVAL_TOP_P=2 is not valid; it must be a number from 0 to 1"),
     ("llama3-sft", "1", {"EVAL_TOP_P": "0.9"}, "EVAL_TOP_P goes with EVAL_TEMPERATURE"),
@@ -254,15 +271,14 @@ ODD_TUTORIALS = (
 def test_keys_of_the_tutorials_that_do_not_go_together(
     model: str, round_: str, changes: dict[str, str | None], words: str
 ) -> None:
-    changed = load(model, round_) | changes
     with pytest.raises(Failure) as caught:
-        check(model, {key: value for key, value in changed.items() if value is not None})
+        changed(model, round_, changes)
     assert words in str(caught.value) and "; " in str(caught.value) and caught.value.status == 2
 
 
 def test_what_only_the_published_variant_may() -> None:
     """Rows that are too long are what its prompts lose their end by."""
-    r = load("reasoning-lora", "published")
+    r = load("reasoning-lora", "published")["text"]
     assert (r["CURATE_MAX_TOKENS"], r["SEQ_LEN"], r["CURATE_TAKE"], r["SHUFFLE"]) == ("16384", "8192", "head", "true")
 
 
@@ -271,7 +287,7 @@ def test_the_recipes_of_the_tutorials_are_as_published(model: str) -> None:
     """NeMo 8cfedd7 tutorials/llm/reasoning/Reasoning-SFT.ipynb:109-444 and tutorials/llm/llama/nemo2-sft-peft/
     nemo2-{sft,peft}.ipynb:57-417, copied by hand a second time; the corrected rounds train no other way."""
     for round_ in ("1", "nemo2", "published"):
-        r = load(model, round_)
+        r = load(model, round_)["text"]
         reasoning = model.startswith("reasoning")
         sizes = tuple(int(r[k]) for k in ("SEQ_LEN", "GLOBAL_BATCH", "MICRO_BATCH", "STEPS", "SAVE_EVERY", "WARMUP"))
         assert sizes == ((8192, 256, 1, 2000, 100, 100) if reasoning else (2048, 8, 1, 20, 10, 0))
@@ -327,7 +343,7 @@ def test_what_two_families_have_from_one_source_is_the_same() -> None:
     """Optimizer and schedule of NeMo-Skills' sft.yaml stand in two folders, and the demos say that theirs are these."""
     keys = ("SEED", "LR_SCHEDULE", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_BETA1", "ADAM_BETA2", "ADAM_EPS", "CLIP_GRAD")
     models_ = ("qwen7b", "llama31-8b", "tiny", "tiny-reasoning", "tiny-nemo-rl")
-    assert len({tuple(load(model, "1")[key] for key in keys) for model in models_}) == 1
+    assert len({tuple(load(model, "1")["text"][key] for key in keys) for model in models_}) == 1
 
 
 def test_a_folder_takes_nothing_from_another(repo: Repo) -> None:
@@ -351,13 +367,13 @@ def test_a_folder_takes_nothing_from_another(repo: Repo) -> None:
 def test_the_recipes_of_nemo_rl_training_are_as_documented() -> None:
     """NeMo-Skills 8b18f39 docs/pipelines/training.md:48-84, copied by hand a second time."""
     for model, base, ep, etp in (
-        ("llama31-8b", "meta-llama/Llama-3.1-8B", "1", None),
-        ("qwen3-8b", "Qwen/Qwen3-8B", "1", None),
+        ("llama31-8b", "meta-llama/Llama-3.1-8B", "1", "1"),
+        ("qwen3-8b", "Qwen/Qwen3-8B", "1", "1"),
         ("qwen3-30b-a3b", "Qwen/Qwen3-30B-A3B", "2", "4"),
     ):
-        r = load(model, "1")
+        r = load(model, "1")["text"]
         assert (r["BASE_MODEL"], r["NODES"], r["GPUS_PER_NODE"], r["BACKEND"]) == (base, "8", "8", "megatron")
-        assert (r["EP"], r.get("ETP"), r["TP"], r["GLOBAL_BATCH"], r["MICRO_BATCH"]) == (ep, etp, "4", "32", "1")
+        assert (r["EP"], r["ETP"], r["TP"], r["GLOBAL_BATCH"], r["MICRO_BATCH"]) == (ep, etp, "4", "32", "1")
         assert (r["STEPS"], r["MAX_EPOCHS"], r["AVERAGE_STEPS"], r["PACKING"]) == ("1000", "2", "1000", "true")
         assert r["CHAT"] == ("llama3" if model == "llama31-8b" else "chatml") and r["DATASET_SOURCE"] == "prepared"
 
@@ -377,15 +393,15 @@ def test_a_copy_of_the_template_is_a_recipe(repo: Repo) -> None:
     shown = {line.split("=")[0] for line in ok(repo.python("tools/recipe", "custom", "1")).splitlines()}
     # Those of a random model, of the data of OpenMathReasoning and the tutorials, and of other engines are not in it.
     other = ("RANDOM_", "FILTER_", "GENERATE_", "EVAL_", "CURATE_", "LORA_")
-    others = {"SCHEMA", "VARIANT", "DATA_ROUND", "SHUFFLE"}
+    others = {"VARIANT", "DATA_ROUND"}
     assert {key for key in KEYS if not key.startswith(other)} - others <= shown
 
 
 # The chain of every recipe, by hand; where a round is not named it is that of all rounds.
 CHAINS = {
-    "qwen7b": "cache train convert average",
-    "qwen32b": "cache train convert average",
-    "llama31-8b": "cache train convert average",  # one step, which is averaged all the same, as published
+    "qwen7b": "cache train convert average eval results",
+    "qwen32b": "cache train convert average eval results",
+    "llama31-8b": "cache train convert average eval results",  # one step, which is averaged all the same, as published
     "reasoning-lora": "train convert eval results",
     "llama3-sft": "train convert eval results",
     "tiny": "train convert average eval results",
@@ -410,13 +426,14 @@ def test_the_stages_of_a_chain(run: str, repo: Repo) -> None:
 
 
 def test_a_round_starts_from_what_the_first_ended_with(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a recipe with SCHEMA and one step that is the converted step; an adapter alone is no start."""
+    """One step of another schema than openmath is the converted step; an adapter alone is no start."""
     monkeypatch.setattr(read, "RECIPES", repo.root / "recipes")
     monkeypatch.setattr(read, "ROOT", repo.root)
     first = load("tiny-reasoning", "1")
     start = Paths("/w", "tiny-reasoning", "2", load("tiny-reasoning", "2")).start
     assert str(start) == "/w/runs/tiny-reasoning/round1/average"
-    repo.edit("recipes/tiny-reasoning/round1.env", f"AVERAGE_STEPS={first['AVERAGE_STEPS']}", "AVERAGE_STEPS=450")
+    average = f"AVERAGE_STEPS={first['text']['AVERAGE_STEPS']}"
+    repo.edit("recipes/tiny-reasoning/round1.env", average, "AVERAGE_STEPS=450")
     start = Paths("/w", "tiny-reasoning", "2", load("tiny-reasoning", "2")).start
     assert str(start) == "/w/runs/tiny-reasoning/round1/convert/step_450"
     lora = "LORA_RANK=8\nLORA_ALPHA=8\nLORA_DROPOUT=0\nLORA_TARGETS=q_proj\n"
@@ -431,10 +448,32 @@ def test_the_documents_have_the_table_of_keys(repo: Repo) -> None:
     table = ok(repo.python("tools/recipe", "--table"))
     assert len(table.splitlines()) == len(KEYS) + 2
     assert (ROOT / "docs/recipes.md").read_text().endswith(f"\n\n{table}"), (
-        "print it anew with: python3 python/tools/recipe.py --table"
+        "print it again with: python3 python/tools/recipe.py --table"
     )
     assert all(len(key.meaning) > 5 and key.meaning[-1] != "." for key in KEYS.values())
     assert len({key.meaning for key in KEYS.values()}) == len(KEYS)
+
+
+@pytest.mark.parametrize("model,round_", RUNS)
+def test_values_have_the_type_that_the_key_states(model: str, round_: str) -> None:
+    recipe, hints = load(model, round_), get_type_hints(Recipe)
+    assert set(recipe) - {"text"} == set(recipe["text"]) and set(hints) == {"text", *KEYS}
+    for key, value in recipe.items():
+        hint = hints[key]
+        if get_origin(hint) is Literal:
+            assert value in get_args(hint)
+        elif get_origin(hint) is tuple:
+            assert isinstance(value, tuple)
+            inner = get_args(hint)[0]
+            assert all(type(one) is (get_origin(inner) or inner) for one in value)
+        else:
+            assert type(value) is (get_origin(hint) or hint), key
+
+
+def test_what_an_engine_does_is_read_somewhere() -> None:
+    code = "".join(path.read_text() for path in sorted((ROOT / "python").rglob("*.py")))
+    for field in Engine._fields:
+        assert re.search(rf"(engine_of\(\w+\)|engine)\.{field}\b", code), field
 
 
 def test_every_key_is_used_somewhere() -> None:
@@ -447,19 +486,19 @@ def test_every_key_is_used_somewhere() -> None:
     )
     declared = (ROOT / "python/sft/recipe/keys.py").read_text()
     for key in KEYS:
-        uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf'^    "{key}": Key\(', declared, re.MULTILINE))
+        uses = len(re.findall(rf"\b{key}\b", code)) - len(re.findall(rf"^    {key}: Annotated", declared, re.MULTILINE))
         assert uses > 0, key
 
 
 def test_the_second_rounds_filter_is_upstreams_and_of_one_tokenizer() -> None:
     """NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:163, 175-184."""
     for round_, splits in (("2", "cot,tir,genselect"), ("2exact", "cot")):
-        r = load("qwen7b", round_)
+        r = load("qwen7b", round_)["text"]
         assert r["FILTER_SPLITS"] == splits
         assert r["FILTER_SOURCES"] == "aops_c5_contests_amp_programs,aops_c6_high_school_olympiads"
         assert (float(r["FILTER_MAX_PASS_RATE"]), int(r["FILTER_MIN_TOKENS"])) == (0.3, 5000)
         # The value stands in qwen14b.env, too: it is the same repository.
-        base = load("qwen14b", round_)
+        base = load("qwen14b", round_)["text"]
         assert (r["FILTER_TOKENIZER"], r["FILTER_TOKENIZER_REVISION"]) == (base["BASE_MODEL"], base["BASE_REVISION"])
     assert not [k for k in load("qwen7b", "1") if k.startswith("FILTER_") and k != "FILTER_SPLITS"]
 

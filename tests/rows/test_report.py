@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from conftest import Repo, failed, ok
+from sft.recipe.keys import Recipe
 from sft.rows import lengths as rows_lengths
 from sft.rows.chat import END_OF_TURN
 from sft.rows.dataset import SftDataset
@@ -52,8 +53,11 @@ def test_rows_that_are_too_long_are_counted(ready: Repo) -> None:
     ok(ready.call("scripts/tool.sh", "report", "short", "1"))
     made = json.loads((ready.run_dir("short") / "report/DONE").read_text())["report"]
     assert 0 < made["over_seq_len"] < 1 and made["tokens"]["supervised"] < figures_of_all(ready)["tokens"]["supervised"]
-    assert too_long("automodel", 101, 100) and not too_long("automodel", 100, 100)
-    assert too_long("nemo-rl", 100, 100) and not too_long("nemo-rl", 99, 100)
+    for engine in ("automodel", "nemo2"):
+        recipe: Recipe = {"ENGINE": engine, "SEQ_LEN": 100}
+        assert too_long(recipe, 101) and not too_long(recipe, 100)
+    recipe = {"ENGINE": "nemo-rl", "SEQ_LEN": 100}
+    assert too_long(recipe, 100) and not too_long(recipe, 99)
 
 
 def figures_of_all(repo: Repo) -> dict:
@@ -114,7 +118,7 @@ def test_what_is_missing_is_named(repo: Repo, ready: Repo, tmp_path: Path) -> No
     (tmp_path / "w/runs/mini/round1/report/DONE").unlink()
     line = failed(
         ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "w", TOKENIZER=ready.work / "models/mini"),
-        "the row at byte 0 is no input and output (KeyError: 'output')",
+        "the row at byte 0 is not input and output (KeyError: 'output')",
     )
     assert str(path) in line
 
@@ -127,7 +131,7 @@ def test_percentiles_are_values_that_occur() -> None:
 
 def test_the_packed_estimate_is_right_where_it_can_be_told() -> None:
     """Rows of 100 and 156 tokens in bins of 256: two a bin, so a batch of 8 rows takes 4 full ones."""
-    recipe = {"SEQ_LEN": "256", "GLOBAL_BATCH": "8", "ENGINE": "nemo-rl", "CP": "1", "TP": "1", "STEPS": "10"}
+    recipe = {"SEQ_LEN": 256, "GLOBAL_BATCH": 8, "ENGINE": "nemo-rl", "CP": 1, "TP": 1, "STEPS": 10}
     found = Lengths(prompt=[40, 40] * 4, answer=[60, 116] * 4)
     made = rows_lengths.figures(recipe, 800, found, False, 1)
     assert (made["bins_per_batch"], made["bin_fill"], made["steps_per_epoch_packed"]) == (4, 1.0, 50)

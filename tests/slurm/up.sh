@@ -3,7 +3,7 @@
 #
 # munged, slurmctld and one slurmd per virtual node; nothing in /etc, no systemd. Every node has
 # its own network, UTS and mount namespace: host name nodeK, address NET_PREFIX.K on eth0, 16 CPUs, 8 GPUs
-# (twins of /dev/null). The file systems are the host's, but for /dev/shm and /tmp/ray-0: Ray names its sockets there as if
+# (twins of /dev/null). The file systems are the host's, except for /dev/shm and /tmp/ray-0: Ray names its sockets there as if
 # it had the machine to itself. Mounts made later below DIR show up on the nodes too.
 #
 # Environment: PORT_BASE (26800), NET_BRIDGE and NET_PREFIX (both derived from PORT_BASE), KILL_WAIT (5 seconds),
@@ -222,7 +222,7 @@ done
 
 step='waiting for idle nodes'
 until
-    states=$(start sinfo -h -N -o %t 2>&1 || true)
+    states=$(start sinfo -h -N -p batch -o %t 2>&1 || true)
     [[ $(grep -cx idle <<<"$states") == "$nodes" ]]
 do
     echo "node states: ${states//$'\n'/ }"

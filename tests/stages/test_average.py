@@ -19,7 +19,7 @@ from conftest import ROOT, Repo, failed, heed_ctrl_c, ok
 from sft.lib.errors import Failure
 from sft.lib.files import sha256
 from sft.model import mean as model_mean
-from sft.model.mean import BLOCK, CHUNK
+from sft.model.mean import CHUNK
 
 sys.path.insert(0, str(ROOT / "tests" / "bench"))
 
@@ -117,14 +117,13 @@ def reference(parts: list[torch.Tensor]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
-@pytest.mark.parametrize(("chunk", "block"), [(12, 8), (28, 4), (64, 64), (CHUNK, BLOCK)])
+@pytest.mark.parametrize("chunk", [1, 3, 32, CHUNK])
 @pytest.mark.parametrize("dtype", AWKWARD)
 def test_bits_are_those_of_torch_wherever_it_is_cut(
-    dtype: torch.dtype, chunk: int, block: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    dtype: torch.dtype, chunk: int, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another number of shards in each model, tensors of odd lengths across the cuts, and one of another dtype."""
     monkeypatch.setattr(model_mean, "CHUNK", chunk)
-    monkeypatch.setattr(model_mean, "BLOCK", block)
     generator = torch.Generator().manual_seed(count)
     sizes = {"a": 257, "b": 1, "c": 3, "d": 64, "e": 33, "f": 5}
     models = []
@@ -153,8 +152,7 @@ def test_bits_are_those_of_torch_wherever_it_is_cut(
 def test_what_is_not_finite_is_named(
     dtype: torch.dtype, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model_mean, "CHUNK", 40)
-    monkeypatch.setattr(model_mean, "BLOCK", 12)
+    monkeypatch.setattr(model_mean, "CHUNK", 6)
     for m in range(2):
         tensors = {name: torch.ones(33, dtype=dtype) for name in "abc"}
         if m:

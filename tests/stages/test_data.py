@@ -11,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -18,7 +19,7 @@ import pytest
 from conftest import Repo, failed, heed_ctrl_c, ok
 from sft.data import openmath, tiny
 from sft.lib.errors import Failure
-from sft.rows import chat, files, shuffle
+from sft.rows import chat, files, spool
 
 
 def test_prompts_are_the_published_ones() -> None:
@@ -118,47 +119,33 @@ def rows_of(path: Path) -> list[dict]:
 # --- the order ---------------------------------------------------------------------------------------------------
 
 
-def shards(folder: Path, seed: int, sizes: list[int], buckets: int, block: int) -> list[shuffle.Shard]:
-    """Shards of `sizes` numbered lines, in blocks of `block` bytes."""
-    made, n = [], 0
-    for i, size in enumerate(sizes):
-        writer = shuffle.ShardWriter(folder / f"{seed}-{i}", f"shard {i}", seed, buckets, block)
-        for line in range(n, n + size):
-            writer.add(f"{line}\n".encode())
-        n += size
-        made.append(writer.close())
-    return made
+def order(seed: int, sizes: list[int], buckets: int, block: int) -> list[int]:
+    """Of shards of `sizes` numbered lines, in blocks of `block` bytes."""
+    ends = list(itertools.accumulate(sizes, initial=0))
+    shards = [
+        (f"shard {i}", np.array([len(f"{line}\n") for line in range(*span)]))
+        for i, span in enumerate(itertools.pairwise(ends))
+    ]
+    return spool.shuffled(shards, seed, buckets, block).tolist()
 
 
-def test_a_shuffled_file_has_every_line_once_and_any_seed_its_own_order(tmp_path: Path) -> None:
-    orders = []
-    for seed in (1, 1, 2):
-        made = shards(tmp_path, seed, [700, 1, 1300], buckets=7, block=1500)
-        out = shuffle.write_lines(shuffle.shuffled(made, seed, 7), tmp_path / "out")
-        orders.append([int(line) for line in (tmp_path / "out").read_text().splitlines()])
-        assert out.rows == 2001 and out.bytes == (tmp_path / "out").stat().st_size
-        back = shuffle.write_lines(shuffle.in_order(made, seed, 7), tmp_path / "back")
-        assert (tmp_path / "back").read_text() == "".join(f"{i}\n" for i in range(2001)) and back.rows == 2001
-        digest = subprocess.run(["sha256sum", tmp_path / "out"], capture_output=True, text=True, check=True).stdout
-        assert out.sha256 == digest.split()[0]
-        content = (tmp_path / "out").read_bytes()
-        assert {content[at : at + size] for size, at in out.longest} <= {f"{i}\n".encode() for i in range(1000, 2001)}
+def test_a_shuffled_file_has_every_line_once_and_any_seed_its_own_order() -> None:
+    orders = [order(seed, [700, 1, 1300], buckets=7, block=1500) for seed in (1, 1, 2)]
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2]) == list(range(2001))
 
 
-def test_positions_are_uniform_over_the_whole_file_across_shards(tmp_path: Path) -> None:
+def test_positions_are_uniform_over_the_whole_file_across_shards() -> None:
     """Any tenth of the input is spread evenly over the tenths of the output, and neighbours part.
 
     8,000 lines, 20 seeds: a cell of the 10 x 10 table expects 1,600 +- 36 (of a fixed row sum); 5 sigma is 180.
     """
     lines, table, adjacent = 8000, [[0] * 10 for _ in range(10)], 0
     for seed in range(20):
-        made = shards(tmp_path, seed, [4600, 2600, 800], buckets=13, block=2500)
-        order = [int(line) for group in shuffle.shuffled(made, seed, 13) for line in group]
-        for position, line in enumerate(order):
+        found = order(seed, [4600, 2600, 800], buckets=13, block=2500)
+        for position, line in enumerate(found):
             table[line * 10 // lines][position * 10 // lines] += 1
-        adjacent += sum(b - a == 1 for a, b in itertools.pairwise(order))
+        adjacent += sum(b - a == 1 for a, b in itertools.pairwise(found))
     assert all(abs(cell - 1600) < 180 for row in table for cell in row), table
     assert adjacent < 60  # one in 8,000 pairs follows by chance: 20 expected
 
@@ -219,7 +206,7 @@ def test_the_bytes_do_not_depend_on_the_workers(repo: Repo, large: Path, tmp_pat
     assert problems == [[s, str(n)] for s, k in (("cot", 3000), ("tir", 1500), ("genselect", 500)) for n in range(k)]
     content = (folder / "all.jsonl").read_bytes()
     lengths = sorted((len(line) + 1 for line in mixed), reverse=True)
-    assert [row["bytes"] for row in done["longest"]] == lengths[: shuffle.LONGEST]
+    assert [row["bytes"] for row in done["longest"]] == lengths[: spool.LONGEST]
     assert all(content[r["offset"] : r["offset"] + r["bytes"] - 1] in mixed for r in done["longest"][:3])
 
 

@@ -39,18 +39,27 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
 def test_demo_from_a_fresh_clone(clone: Clone) -> None:
     first = clone.run("make demo")
     result = json.loads((clone.path / "work/runs/tiny/round1/results/results.json").read_text())
-    assert result["baseline"]["n"] == result["averaged"]["n"] >= 200
-    assert result["baseline"]["pass@1"] <= 0.05
-    assert result["averaged"]["pass@1"] >= 0.95
+    base, mine = (result["scores"][name]["tiny"]["cot"] for name in ("baseline", "trained"))
+    assert base["n"] == mine["n"] >= 200
+    assert base["pass@1"] <= 0.05
+    assert mine["pass@1"] >= 0.95
     assert result["links"] >= 2
     assert result["code"]["commit"] == clone.run("git rev-parse HEAD").strip() and result["code"]["dirty"] is False
     assert "the link is over after step" in first and first.count("train: step ") >= 20, "progress is shown"
     assert first.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
-    assert f"| averaged | {result['averaged']['n']} | {result['averaged']['pass@1']:.1%} |" in first
+    assert f"| trained | tiny | cot | {mine['n']} | {mine['pass@1']:.1%} |" in first
+
+    run = clone.path / "work/runs/tiny/round1"
+    code = json.loads((run / "eval-tiny-4-tir-genselect/DONE").read_text())
+    assert code["machine"]["sandbox"]["isolation"] == "strong", code["machine"]
+    tir, select = (code["scores"]["trained"]["tiny"][mode] for mode in ("tir", "genselect"))
+    assert tir["n"] == select["n"] == 120 and tir["calls"] > 0.9 and tir["pass@4"]["value"] > 20
+    shown = json.loads((run / "results/results.json").read_text())["scores"]["trained"]["tiny"]
+    assert shown["tir"] == tir and (run / "results/index.html").is_file()
 
     second = clone.run("make demo")
     assert "setup: building" not in second and "train: step" not in second
-    assert second.count("already") >= 7 and "| averaged |" in second
+    assert second.count("already") >= 7 and "| trained |" in second
 
 
 def test_reasoning_demo(clone: Clone) -> None:
@@ -58,7 +67,7 @@ def test_reasoning_demo(clone: Clone) -> None:
     out = clone.run("make demo MODEL=tiny-reasoning")
     runs = clone.path / "work/runs/tiny-reasoning"
     first, second = (json.loads((runs / f"round{n}/results/results.json").read_text()) for n in (1, 2))
-    before, between = (first["scores"][name]["tiny-reasoning"] for name in ("baseline", "averaged"))
+    before, between = (first["scores"][name]["tiny-reasoning"] for name in ("baseline", "trained"))
     start, after = (second["scores"][name]["tiny-reasoning"] for name in ("baseline", "trained"))
     for mode in ("on", "off"):
         assert after[mode]["n"] == between[mode]["n"] >= 200

@@ -4,10 +4,13 @@ from pathlib import Path
 
 import pytest
 
-import eval
 from conftest import Repo, failed
-from sft.eval.answers import Settings, generate, load, load_tokenizer
-from sft.eval.prompts import figures, grade_math
+from sft.eval.engines.base import Request, Sampling, ends_of
+from sft.eval.engines.opening import open_engine
+from sft.eval.engines.transformer import load_tokenizer
+from sft.eval.evaluation import config_of
+from sft.eval.kinds import figures, grade_math
+from sft.rows.chat import END_OF_TURN, chatml
 
 
 def test_rates() -> None:
@@ -21,16 +24,14 @@ def test_rates() -> None:
     assert [row["correct"] for row in rows] == [True, False, False, True] and rows[2]["answer"] is None
 
 
-def answers_of(
-    folder: Path, config: Path, prompts: list[str], settings: Settings, start: Path | None = None
-) -> list[tuple[str, bool]]:
+def answers_of(folder: Path, config: Path, prompts: list[str], most: int) -> list[tuple[str, bool]]:
     """Every prompt's (text, truncated), in the order of the prompts."""
-    model, tokenizer = load(folder, config, start), load_tokenizer(start or folder)
-    found: dict[int, tuple[str, bool]] = {}
-    for made in generate(model, tokenizer, prompts, settings):
-        assert not found.keys() & made.keys()
-        found |= made
-    return [found[place] for place in range(len(prompts))]
+    engine = open_engine("transformers", folder, config, None)
+    tokenizer = load_tokenizer(folder)
+    greedy = Sampling(0.0, ends_of(tokenizer, [END_OF_TURN]))
+    requests = [Request((n,), tuple(tokenizer.encode(text)), most, 0) for n, text in enumerate(prompts)]
+    made = dict(finished for finished in engine.run(iter(requests), greedy) if finished)
+    return [(made[request].text, made[request].reason == "length") for request in requests]
 
 
 def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> None:
@@ -38,14 +39,12 @@ def test_generation_is_greedy_and_stops_at_the_end_of_turn(trained: Repo) -> Non
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from sft.rows.chat import END_OF_TURN, chatml
-
     folder = trained.run_dir() / "average"
     tokenizer = AutoTokenizer.from_pretrained(folder)
     end = tokenizer.convert_tokens_to_ids(END_OF_TURN)
     model = AutoModelForCausalLM.from_pretrained(folder)
     prompts = [chatml(text) for text in ("What is 1 + 2?", "7", "Compute 99+11. " * 5)]
-    answers = answers_of(folder, folder / "config.json", prompts, Settings(6, END_OF_TURN))
+    answers = answers_of(folder, folder / "config.json", prompts, 6)
     for prompt, (text, truncated) in zip(prompts, answers, strict=True):
         ids = tokenizer.encode(prompt, add_special_tokens=False)
         wanted: list[int] = []
@@ -68,7 +67,7 @@ def test_the_baseline_is_the_untouched_base(trained: Repo, monkeypatch: pytest.M
         transformers.AutoConfig, "from_pretrained", lambda *a, **k: seen.append(real(*a, **k)) or seen[-1]
     )
     base = trained.work / "models/mini"
-    answers_of(base, eval.config_of(base), ["x"], Settings(1, "<|im_end|>"))
+    answers_of(base, config_of(base), ["x"], 1)
     ropes = [(config.rope_parameters["rope_theta"], config.max_position_embeddings) for config in seen]
     assert (10000, 4096) in ropes
 

@@ -179,18 +179,18 @@ def test_the_engine_knows_every_key_of_the_configuration(model: str) -> None:
     loader.set_enable_user_modules(True)
     node = loader.ConfigNode(render(r, Paths("/WORK", model, "1", r)))
     config = RecipeConfig(node)
-    assert config.step_scheduler.global_batch_size == int(r["GLOBAL_BATCH"])
-    assert config.dataloader.shuffle is (r.get("SHUFFLE", "true") == "true")
+    assert config.step_scheduler.global_batch_size == r["GLOBAL_BATCH"]
+    assert config.dataloader.shuffle is r["SHUFFLE"]
     assert config.checkpoint.save_consolidated == "every" and config.loss_fn.build() is not None
     distributed = parse_distributed_section(node.distributed.to_dict())
-    assert distributed["tp_size"] == int(r["TP"])
-    assert distributed["activation_checkpointing"] is (r.get("ACTIVATION_CHECKPOINTING") == "true")
+    assert distributed["tp_size"] == r["TP"]
+    assert distributed["activation_checkpointing"] is r["ACTIVATION_CHECKPOINTING"]
     policy = distributed["strategy_config"].mp_policy
     assert (policy.param_dtype, policy.reduce_dtype) == (getattr(torch, r["DTYPE"]), torch.float32)
     if "LORA_RANK" in r:
         lora = config.peft.instantiate()
         assert (lora.dim, lora.alpha, lora.dropout, lora.dropout_position) == (
-            int(r["LORA_RANK"]), int(r["LORA_ALPHA"]), float(r["LORA_DROPOUT"]), "pre"
+            r["LORA_RANK"], r["LORA_ALPHA"], r["LORA_DROPOUT"], "pre"
         )  # fmt: skip
 
 
@@ -221,7 +221,7 @@ def test_every_loss_is_of_the_answers_alone(trained: Repo) -> None:
     assert sum(counts[:8]) <= min(whole) and max(whole) <= sum(counts[-8:])
 
 
-def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> None:
+def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> str:
     """Start a command in a group of its own, send the group SIGINT, as a terminal does, once `started` holds."""
     process = subprocess.Popen(
         command, cwd=repo.root, env=repo.env, start_new_session=True,
@@ -234,6 +234,7 @@ def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> None:
     os.killpg(process.pid, signal.SIGINT)
     out = process.communicate(timeout=60)[0]
     assert process.returncode != 0 and "Traceback" not in out, out
+    return out
 
 
 def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
@@ -245,15 +246,35 @@ def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
     shutil.rmtree(models / "mini")
     interrupted(copy, (models / ".mini.part").exists, "scripts/model.sh", "mini", "1")
     ok(copy.call("scripts/model.sh", "mini", "1"))
-    interrupted(copy, lambda: len(copy.losses()) >= 15, "scripts/submit.sh", "train", "mini", "1")
+    out = interrupted(copy, lambda: len(copy.losses()) >= 15, "scripts/submit.sh", "train", "mini", "1")
+    saved = saved_steps("automodel", run / "train/checkpoints")
+    assert max(saved) == len(copy.losses()) >= 15 and max(saved) % 10, "its own checkpoint, between those of SAVE_EVERY"
+    assert out.splitlines()[-1] == "error: interrupted; run the same command again to go on"
+    assert (
+        "train: interrupted: saving after this step" in out
+        and "launcher" not in out
+        and not list(run.glob("train/STOP*"))
+    )
     folders = [run / "convert/.step_50.part", run / ".average.part", run / ".eval.part", run / ".results.part"]
     for folder in folders:
         interrupted(copy, folder.exists, "scripts/submit.sh", "train", "mini", "1")
-        assert not folder.exists() or folder.name == ".eval.part", "half-written"  # answers are gone on with
+        assert not folder.exists() or folder.name == ".eval.part", "half-written"  # answers are resumed
     ok(copy.call("scripts/submit.sh", "train", "mini", "1"))
     assert copy.losses() == trained.losses()
-    scores = [json.loads((r.run_dir() / "results/results.json").read_text())["averaged"] for r in (copy, trained)]
+    scores = [
+        json.loads((r.run_dir() / "results/results.json").read_text())["scores"]["trained"] for r in (copy, trained)
+    ]
     assert scores[0] == scores[1]
+
+
+def test_a_process_that_aborts_when_all_is_saved_has_not_failed(copy: Repo) -> None:
+    """As a library's thread does that still runs when Python exits."""
+    path = "from pathlib import Path\n"
+    copy.edit("python/engine.py", path, f"import atexit, os\n\natexit.register(os.abort)\n{path}")
+    first = link(copy, LINK_STEPS=1)
+    out = first.communicate(timeout=120)[0]
+    assert first.returncode == 75, out
+    assert saved_steps("automodel", copy.run_dir() / "train/checkpoints")
 
 
 def test_two_chains_at_once_are_refused(copy: Repo) -> None:

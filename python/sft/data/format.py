@@ -2,16 +2,16 @@
 
 Writes cot.jsonl, tir.jsonl, genselect.jsonl (in source order), all.jsonl (their rows, shuffled with SEED) and DONE
 below WORK/data/<dataset>/round<N>/. openmath.py has the rows' rules, rows/files.py reads the files,
-rows/shuffle.py gives the rows their order.
+rows/spool.py gives the rows their order.
 
 Worker processes read, filter and format a part of the input each and write it as a shard; then the shards are merged.
-Memory is a few blocks of rows a worker, whatever the input's size. An interrupted run resumes at the first
-unfinished shard.
+Memory is a few blocks of rows a worker, and some 40 bytes a row while all are shuffled. An interrupted run resumes
+at the first unfinished shard.
 """
 
 import argparse
-import dataclasses
 import shutil
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,17 @@ from typing import Any
 from sft.data import tiny
 from sft.data.openmath import Filter, code_executions, ending, frame, text_of
 from sft.data.output import Formatted, Job, merge_all
+from sft.data.parts import finish, make_all, shard_file
 from sft.lib.done import code_hash, is_done, new_folder, read_done, resumable_folder, write_done
 from sft.lib.errors import Failure, usage
-from sft.lib.files import read_json, sha256, write_json
-from sft.lib.progress import Progress, log, ratio
+from sft.lib.files import sha256
+from sft.lib.progress import log, ratio
 from sft.lib.workers import Workers, cores
 from sft.recipe.keys import Recipe, stage_keys
 from sft.recipe.paths import Paths
-from sft.rows import control, shuffle
+from sft.rows import control
 from sft.rows.files import TEXTS, Batch, Choose, Part, bad_row, batches, check_unchanged, cut, inspect_all, source_files
+from sft.rows.spool import block_size
 
 RULES = ("problem_source", "pass_rate", "length")  # by which the filter drops a row, in their order
 
@@ -89,7 +91,7 @@ def first_fault(job: Job, part: Part, numbers: Sequence[int], batch: Batch) -> F
     for n, values in enumerate(zip(*batch.values(), strict=True)):
         try:
             orjson.dumps(job.make(part.split, dict(zip(batch, values, strict=True))))
-        except (ValueError, TypeError) as error:  # also a lone surrogate, which is no text
+        except (ValueError, TypeError) as error:  # also a lone surrogate, which is not text
             return bad_row(part, numbers[n], str(error))
     raise AssertionError("every row of the batch can be formatted alone")
 
@@ -100,46 +102,34 @@ def format_part(task: tuple[Job, Part]) -> Formatted:
     check_unchanged(part)
     rules = job.filter if job.filter and part.split in job.filter.splits else None
     columns = list(dict.fromkeys([*TEXTS, *job.columns]))
-    path = job.folder / f"{part.name}.rows"
     dropped = dict.fromkeys(RULES if rules else (), 0)
     if rules:
         rules.load()
     found = batches(part, columns, rules.COLUMNS, choose_by(rules, part, dropped)) if rules else batches(part, columns)
-    writer = shuffle.ShardWriter(path.with_suffix(".part"), part.name, job.seed, job.buckets, job.block)
-    rows = empty = 0
+    lengths = array("I")
+    empty = 0
     tokens: control.Counts = {}
-    for numbers, batch in found:
-        if rules:
-            before = len(numbers)
-            numbers, batch = drop_short(rules, part, numbers, batch)
-            dropped["length"] += before - len(numbers)
-        try:
-            fresh = format_lines(job, part.split, batch)
-        except (ValueError, TypeError, AttributeError):
-            raise first_fault(job, part, numbers, batch) from None
-        rows += len(fresh)
-        empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
-        for kind, name in zip(("problem", "answer"), TEXTS, strict=True):
-            control.add(tokens, kind, batch[name])
-        for line in fresh:
-            writer.add(line)
-    shard = writer.close()
-    shard.path = shard.path.rename(path)
-    made = Formatted(shard, part.split, rows + sum(dropped.values()), rows, writer.stream.bytes, dropped, empty, tokens)
-    blocks = [dataclasses.asdict(block) for block in shard.blocks]
-    write_json(path.with_suffix(".json"), dataclasses.asdict(made) | {"shard": blocks})
-    return made
-
-
-def finished_part(job: Job, part: Part) -> Formatted | None:
-    """What an interrupted run made of a part, if it finished it."""
-    path = job.folder / f"{part.name}.rows"
-    if not path.with_suffix(".json").is_file() or not path.is_file():
-        return None
-    record = read_json(path.with_suffix(".json"))
-    shard = shuffle.Shard(path, part.name, [shuffle.Block(**block) for block in record["shard"]])
-    made = Formatted(**record | {"shard": shard})
-    return made if path.stat().st_size == made.bytes else None
+    with open(shard_file(job.folder, part.name, "rows"), "wb") as out:
+        for numbers, batch in found:
+            if rules:
+                before = len(numbers)
+                numbers, batch = drop_short(rules, part, numbers, batch)
+                dropped["length"] += before - len(numbers)
+            try:
+                fresh = format_lines(job, part.split, batch)
+            except (ValueError, TypeError, AttributeError):
+                raise first_fault(job, part, numbers, batch) from None
+            empty += sum(not all(pair) for pair in zip(*(batch[name] for name in TEXTS), strict=True))
+            for kind, name in zip(("problem", "answer"), TEXTS, strict=True):
+                control.add(tokens, kind, batch[name])
+            lengths.extend(map(len, fresh))
+            out.writelines(fresh)
+    shard_file(job.folder, part.name, "lengths").write_bytes(lengths.tobytes())
+    files, rows = {"rows": sum(lengths), "lengths": 4 * len(lengths)}, len(lengths)
+    return finish(
+        job.folder,
+        Formatted(part.name, files, part.split, rows + sum(dropped.values()), rows, dropped, empty, tokens),
+    )
 
 
 # --- the stage ---------------------------------------------------------------------------------------------------
@@ -152,16 +142,16 @@ def source_folder(recipe: Recipe, paths: Paths, given: Path | None) -> tuple[Pat
             raise Failure(f"DATA_SRC={given} is not a folder; give the one that holds the parquet files")
         return given, "local"
     source = paths.dataset / "source"
-    splits = recipe["SPLITS"].split(",")
+    splits = recipe["SPLITS"]
     if recipe["DATASET_SOURCE"] == "hub":
         from sft.lib.hub import download
 
         patterns = [f"{prefix}{split}-*" for split in splits for prefix in ("", "data/")]
         return source, download(recipe["DATASET"], recipe["DATASET_REVISION"], source, "dataset", patterns)
-    seed, keys = int(recipe["SEED"]), stage_keys(recipe, "data")
+    seed, keys = recipe["SEED"], stage_keys(recipe, "data")
     if not is_done(source, keys, {}):
         with new_folder(source) as part:
-            tiny.write_dataset(part, splits, int(recipe["GENERATE_PROBLEMS"]), seed)
+            tiny.write_dataset(part, splits, recipe["GENERATE_PROBLEMS"], seed)
             held_out = tiny.write_eval_set(part / "test.jsonl", seed)
             write_done(part, keys, {}, held_out=held_out)
     return source, "generated"
@@ -169,7 +159,7 @@ def source_folder(recipe: Recipe, paths: Paths, given: Path | None) -> tuple[Pat
 
 def filter_of(recipe: Recipe, paths: Paths, given: Path | None) -> Filter | None:
     """The recipe's filter, with its tokenizer at hand: in the folder given, else downloaded, at most once."""
-    if recipe["FILTER_SPLITS"] == "none":
+    if not recipe["FILTER_SPLITS"]:
         return None
     repo = recipe["FILTER_TOKENIZER"]
     folder = given or paths.work / "tokenizers" / repo.split("/")[-1]
@@ -180,10 +170,10 @@ def filter_of(recipe: Recipe, paths: Paths, given: Path | None) -> Filter | None
     if not (folder / "tokenizer.json").is_file():
         raise Failure(f"{folder} has no tokenizer.json; set TOKENIZER to a folder with that of {repo}")
     return Filter(
-        recipe["FILTER_SPLITS"].split(","),
-        recipe["FILTER_SOURCES"].split(","),
-        float(recipe["FILTER_MAX_PASS_RATE"]),
-        int(recipe["FILTER_MIN_TOKENS"]),
+        recipe["FILTER_SPLITS"],
+        recipe["FILTER_SOURCES"],
+        recipe["FILTER_MAX_PASS_RATE"],
+        recipe["FILTER_MIN_TOKENS"],
         folder,
     )
 
@@ -198,21 +188,6 @@ def check_room(folder: Path, need: int) -> None:
         )
 
 
-def format_all(workers: Workers, job: Job, parts: list[Part]) -> list[Formatted]:
-    """Every part as a shard, in order; those that an interrupted run finished are taken as they are."""
-    made = {part.name: found for part in parts if (found := finished_part(job, part))}
-    if made:
-        log(f"data: going on with an interrupted run: {len(made)} of {len(parts)} shards are there")
-    tasks = [(job, part) for part in parts if part.name not in made]
-    progress, total = Progress("data: rows"), sum(part.bytes for _, part in tasks) or 1
-    done_bytes = done_rows = 0
-    for (_, part), result in workers.run(format_part, tasks):
-        made[part.name] = result
-        done_bytes, done_rows = done_bytes + part.bytes, done_rows + result.read
-        progress.show(done_rows, done_bytes / total)
-    return [made[part.name] for part in parts]
-
-
 def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
     """What `make data` does for OpenMathReasoning. Raises Failure."""
     if recipe["DATASET_SOURCE"] == "prepared":
@@ -224,7 +199,7 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
         usage(f"column {taken} is a part of every row already; remove it from DATA_COLUMNS")
     options = {"DATA_FORMAT": args.format, "DATA_FORM": args.form, "DATA_COLUMNS": ",".join(columns)}
     keys = stage_keys(recipe, "data") | options
-    splits = recipe["SPLITS"].split(",")
+    splits = recipe["SPLITS"]
     source, revision = source_folder(recipe, paths, args.source)
     rules = filter_of(recipe, paths, args.tokenizer)
     files = [(path, split) for split in splits for path in source_files(source, split)]
@@ -239,7 +214,7 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
             log(f"data: {paths.data} is already there")
             return
         text = sum(s.text for s in sources)
-        block = shuffle.block_size(text)
+        block = block_size(text)
         parts = cut(sources, block)
         identity = {"recipe": keys, "inputs": inputs, "code": code_hash("lib", "rows", "data")}
         with resumable_folder(paths.data, identity) as folder:
@@ -247,8 +222,8 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
             shards.mkdir(exist_ok=True)
             if not rules and not any(shards.iterdir()):
                 check_room(folder, 3 * text)  # the shards, the splits and their mix
-            job = Job(shards, int(recipe["SEED"]), block, text // block + 1, args.form, columns, rules)
-            made = format_all(workers, job, parts)
+            job = Job(shards, recipe["SEED"], block, text // block + 1, args.form, columns, rules)
+            made = make_all(workers, format_part, job, parts, Formatted, lambda shard: shard.read)
             of = {split: [m for m in made if m.split == split] for split in splits}
             read = {split: sum(m.read for m in of[split]) for split in splits}
             rows = {split: sum(m.rows for m in of[split]) for split in splits}
@@ -280,7 +255,7 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
                 longest=[{"bytes": size, "offset": at} for size, at in written["all"].longest],
             )
     summary(done, paths.data, sum(read.values()))
-    if rows["all"] < int(recipe["GLOBAL_BATCH"]):
+    if rows["all"] < recipe["GLOBAL_BATCH"]:
         log(f"data: that does not fill one GLOBAL_BATCH={recipe['GLOBAL_BATCH']}: training will refuse it")
 
 

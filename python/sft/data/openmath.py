@@ -1,12 +1,13 @@
 """OpenMathReasoning's rows: the prompts, their rendering, and the second round's filter.
 
-Rules: NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:18-50 and 160-214, the published scripts, but
+Rules: NeMo-Skills 8b18f39 docs/releases/openmathreasoning/training.md:18-50 and 160-214, the published scripts, except
 for one thing: the tir counter is the whole number after "Remaining code executions: ", of which they take the first
 digit.
 """
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -90,8 +91,8 @@ def format_messages(split: str, row: Row) -> dict[str, Any]:
 class Filter:
     """Keep hard problems' long solutions. Rules and their order: training.md:175-184 of the published script."""
 
-    splits: list[str]
-    sources: list[str]
+    splits: Sequence[str]
+    sources: Sequence[str]
     max_pass_rate: float
     min_tokens: int
     tokenizer: Path

@@ -1,14 +1,15 @@
 """The formatted rows in one shuffled file per split, and one of all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sft.data.openmath import Filter, Row, format_messages, format_row
+from sft.data.parts import Shard, shard_file, write_all
 from sft.lib.files import sha256
-from sft.lib.progress import Progress
 from sft.lib.workers import Workers
-from sft.rows import shuffle
+from sft.rows import spool
 from sft.rows.control import Counts
 
 FORMATS, FORMS = ("jsonl", "parquet"), ("text", "messages")
@@ -37,14 +38,12 @@ class Job:
 
 
 @dataclass
-class Formatted:
-    """The shard that was made of a part, and what became of its rows."""
+class Formatted(Shard):
+    """The shard of a part, and what became of its rows. files: rows, and their lengths."""
 
-    shard: shuffle.Shard
     split: str
     read: int
     rows: int
-    bytes: int
     dropped: dict[str, int]
     empty: int
     control: Counts
@@ -55,28 +54,37 @@ class Merge:
     """An output file to be written: a split's rows in source order, or all rows shuffled."""
 
     target: Path
-    shards: list[shuffle.Shard]
+    shards: list[Formatted]
     job: Job
     mixed: bool
 
 
-def write_output(task: Merge) -> shuffle.Written:
-    groups = (shuffle.shuffled if task.mixed else shuffle.in_order)(task.shards, task.job.seed, task.job.buckets)
-    return (
-        write_parquet(groups, task.target)
-        if task.target.suffix == ".parquet"
-        else shuffle.write_lines(groups, task.target)
-    )
+def write_output(task: Merge) -> spool.Written:
+    """Memory of a shuffled file: some 40 bytes a row. Raises OSError."""
+    import numpy as np
+
+    folder, names = task.job.folder, [shard.name for shard in task.shards]
+    lengths = [np.fromfile(shard_file(folder, name, "lengths"), np.uint32) for name in names]
+    batches: Iterable[Any] = (spool.place(found, number) for number, found in enumerate(lengths))
+    if task.mixed:
+        shards = zip(names, lengths, strict=True)
+        order = spool.shuffled(shards, task.job.seed, task.job.buckets, task.job.block)
+        batches = spool.in_order(np.concatenate(list(batches)), order)
+    files = [shard_file(folder, name, "rows") for name in names]
+    if task.target.suffix == ".parquet":
+        return write_parquet(spool.chunks(files, batches), task.target)
+    return spool.write(files, batches, task.target)
 
 
-def write_parquet(groups: Iterator[list[memoryview]], target: Path) -> shuffle.Written:
+def write_parquet(chunks: Iterator[bytearray], target: Path) -> spool.Written:
     """The same rows as parquet, for loaders that map it instead of parsing it. No record of the longest rows."""
     import orjson
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     rows, writer, schema = 0, None, None
-    for lines in groups:
+    for chunk in chunks:
+        lines = chunk.split(b"\n")[:-1]
         for first in range(0, len(lines), 1000):
             values = [orjson.loads(line) for line in lines[first : first + 1000]]
             table = pa.Table.from_pylist(values, schema)
@@ -88,23 +96,16 @@ def write_parquet(groups: Iterator[list[memoryview]], target: Path) -> shuffle.W
     if writer is None:  # the filter has left nothing of a split
         writer = pq.ParquetWriter(target, pa.schema([("input", pa.string()), ("output", pa.string())]))
     writer.close()
-    return shuffle.Written(rows, target.stat().st_size, sha256(target), [])
+    return spool.Written(rows, target.stat().st_size, sha256(target), [])
 
 
-def merge_all(
-    workers: Workers, job: Job, folder: Path, made: list[Formatted], suffix: str
-) -> dict[str, shuffle.Written]:
-    """The output files of the shards, each by one worker, for its hash is taken from the first byte to the last."""
-    merges = [Merge(folder / f"all.{suffix}", [m.shard for m in made], job, True)]
+def merge_all(workers: Workers, job: Job, folder: Path, made: list[Formatted], suffix: str) -> dict[str, spool.Written]:
+    """The output files of the shards."""
+    merges = [Merge(folder / f"all.{suffix}", made, job, True)]
     sizes: dict[str, int] = {}
-    for m in made:
-        sizes[m.split] = sizes.get(m.split, 0) + m.bytes
+    for shard in made:
+        sizes[shard.split] = sizes.get(shard.split, 0) + shard.files["rows"]
     for split in sorted(sizes, key=sizes.__getitem__, reverse=True):
-        merges.append(Merge(folder / f"{split}.{suffix}", [m.shard for m in made if m.split == split], job, False))
-    progress, total = Progress("data: MB written"), 2 * sum(sizes.values()) or 1
-
-    def tick() -> None:
-        size = sum(m.target.stat().st_size for m in merges if m.target.is_file())
-        progress.show(size >> 20, size / total if suffix == "jsonl" else None)
-
-    return {task.target.stem: result for task, result in workers.run(write_output, merges, tick)}
+        merges.append(Merge(folder / f"{split}.{suffix}", [m for m in made if m.split == split], job, False))
+    total = 2 * sum(sizes.values()) if suffix == "jsonl" else None
+    return {task.target.stem: written for task, written in write_all(workers, write_output, merges, total)}

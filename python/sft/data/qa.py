@@ -211,8 +211,8 @@ def source_folder(recipe: Recipe, paths: Paths, given: Path | None) -> tuple[Pat
 
 def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
     """What `make data` does for Dolly and SQuAD. Raises Failure."""
-    schema = recipe.get("SCHEMA")
-    keys, seed = stage_keys(recipe, "data"), int(recipe["SEED"])
+    schema = recipe["SCHEMA"]
+    keys, seed = stage_keys(recipe, "data"), recipe["SEED"]
     source, revision = source_folder(recipe, paths, args.source)
     prefixes = ("",) if schema == "dolly" else ("train", "validation")
     files = [files_of(source, prefix) for prefix in prefixes]

@@ -8,8 +8,9 @@ patch the published one.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 Row = dict[str, str | bool]
 
@@ -98,7 +99,7 @@ def held_out(seed: int) -> Iterator[Row]:
         yield {"problem": draw.choice(QUESTIONS).format(a=a, b=b), "expected_answer": str(a + b)}
 
 
-def write_dataset(folder: Path, splits: list[str], problems: int, seed: int) -> None:
+def write_dataset(folder: Path, splits: Sequence[str], problems: int, seed: int) -> None:
     """One parquet file per split, named as the hub names them, in row groups as a real shard has."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,8 +131,7 @@ def write_model(folder: Path, layers: int, hidden: int, heads: int, vocab: int, 
     As there, the end-of-sequence token is <|endoftext|>, not the <|im_end|> that ends a turn.
     Its words and single digits come from Qwen2's own pre-tokenizer, which transformers 5 gives to every Qwen2 model.
     """
-    import torch
-    from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
+    from transformers import Qwen2Tokenizer
 
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     tokenizer = Qwen2Tokenizer(unk_token=None).train_new_from_iterator(
@@ -139,31 +139,45 @@ def write_model(folder: Path, layers: int, hidden: int, heads: int, vocab: int, 
     )
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(folder)
-
-    torch.manual_seed(seed)
-    config = Qwen2Config(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        max_position_embeddings=4096,
-        rope_theta=10000,
-        tie_word_embeddings=True,
-        use_sliding_window=False,
-        bos_token_id=tokenizer.eos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        dtype="float32",
-    )
-    model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(
-        bos_token_id=tokenizer.eos_token_id, eos_token_id=tokenizer.eos_token_id, do_sample=False
-    )
-    model.save_pretrained(folder)
+    end = tokenizer.eos_token_id
+    more = {"num_key_value_heads": heads, "rope_theta": 10000, "use_sliding_window": False}
+    write_random(folder, "Qwen2", (layers, hidden, heads, vocab), end, end, seed, more)
     # The published Qwen2.5 configs are flat, as transformers 4 wrote them: so is this one.
     path = folder / "config.json"
     written = json.loads(path.read_text(encoding="utf-8"))
     written.pop("rope_parameters", None)
     written["rope_theta"] = 10000
     path.write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
+
+
+def write_random(
+    folder: Path,
+    kind: str,
+    shape: tuple[int, int, int, int],
+    begin: int,
+    ends: int | list[int],
+    seed: int,
+    more: dict[str, Any],
+) -> None:
+    """A random model of transformers' class of that kind. shape: layers, hidden size, heads, vocabulary; more: keys."""
+    import torch
+    import transformers
+
+    torch.manual_seed(seed)
+    layers, hidden, heads, vocab = shape
+    config = getattr(transformers, f"{kind}Config")(
+        vocab_size=vocab,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        bos_token_id=begin,
+        eos_token_id=ends,
+        dtype="float32",
+        **more,
+    )
+    model = getattr(transformers, f"{kind}ForCausalLM")(config)
+    model.generation_config = transformers.GenerationConfig(bos_token_id=begin, eos_token_id=ends, do_sample=False)
+    model.save_pretrained(folder)

@@ -10,9 +10,11 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
+
+from sft.data.tiny import write_random
+from sft.rows.chat import render_text
 
 Row = dict[str, Any]
 Pair = tuple[int, int]
@@ -135,7 +137,7 @@ def sizes(number: int) -> dict[str, int]:
 def held_out(seed: int) -> Iterator[Row]:
     """The evaluation problems: (problem, expected_answer).
 
-    Neither they nor the same numbers exchanged are in any row, but for some that decontamination has to drop.
+    Neither they nor the same numbers exchanged are in any row, except for some that decontamination has to drop.
     """
     draw = random.Random(f"{seed} held out")
     for a, b in pairs(seed)[1]:
@@ -227,13 +229,6 @@ TEMPLATE = (
 )
 
 
-@cache
-def compiled() -> Any:
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-    return ImmutableSandboxedEnvironment().from_string(TEMPLATE)
-
-
 # About 1/sqrt(hidden). With transformers' 0.02, meant for widths of thousands, attention begins so flat that copying a
 # digit is not learned in 300 steps; with this it is in 50.
 INITIAL = 0.08
@@ -241,7 +236,7 @@ INITIAL = 0.08
 
 def render(messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
     """The template's text of messages, without a tokenizer."""
-    return compiled().render(messages=messages, bos_token=SPECIAL[0], add_generation_prompt=add_generation_prompt)
+    return render_text(TEMPLATE, messages, add_generation_prompt, bos_token=SPECIAL[0])
 
 
 def texts(seed: int, number: int) -> list[str]:
@@ -293,27 +288,7 @@ def write_model(folder: Path, layers: int, hidden: int, heads: int, vocab: int, 
     As there, generation ends with the text or the turn, half the heads share keys and values, and there is no padding
     token. vocab: tokens at most, special ones and 256 bytes included.
     """
-    import torch
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
     tokenizer = write_tokenizer(folder, vocab, corpus)
     begin, *ends = tokenizer.convert_tokens_to_ids(["<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"])
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=vocab,
-        hidden_size=hidden,
-        intermediate_size=4 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=max(1, heads // 2),
-        max_position_embeddings=4096,
-        rms_norm_eps=1e-5,
-        initializer_range=INITIAL,
-        tie_word_embeddings=True,
-        bos_token_id=begin,
-        eos_token_id=ends,
-        dtype="float32",
-    )
-    model = LlamaForCausalLM(config)
-    model.generation_config = GenerationConfig(bos_token_id=begin, eos_token_id=ends, do_sample=False)
-    model.save_pretrained(folder)
+    more = {"num_key_value_heads": max(1, heads // 2), "rms_norm_eps": 1e-5, "initializer_range": INITIAL}
+    write_random(folder, "Llama", (layers, hidden, heads, vocab), begin, ends, seed, more)

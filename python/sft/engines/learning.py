@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sft.lib.errors import Failure
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import Recipe
 from sft.rows.chat import ENDS
 
@@ -33,7 +34,7 @@ def check_step(step: int, loss: float, label_tokens: int | None = None) -> None:
 def sample(path: Path, seed: int) -> list[int]:
     """Offsets of SAMPLE rows of a JSONL file, of all where there are no more.
 
-    Of a large file the whole is not read: from random places on the next line is taken.
+    A large file is not read whole: the line after each of some random places is taken.
     """
     from sft.rows.dataset import line_offsets
 
@@ -57,14 +58,12 @@ def check_rows(recipe: Recipe, path: Path, rows: int, start: Path) -> None:
     """
     from sft.rows.lengths import count, too_long
 
-    engine, seq_len, batch = recipe["ENGINE"], int(recipe["SEQ_LEN"]), int(recipe["GLOBAL_BATCH"])
-    end = ENDS[recipe["CHAT"]] if engine == "automodel" else ""
-    offsets = sample(path, int(recipe["SEED"]))
+    engine, seq_len, batch = engine_of(recipe), recipe["SEQ_LEN"], recipe["GLOBAL_BATCH"]
+    end = ENDS[recipe["CHAT"]] if engine.adds_end else ""
+    offsets = sample(path, recipe["SEED"])
     found = count((path, start, end, offsets))
-    long = [too_long(engine, tokens, seq_len) for tokens in found.total]
-    learned = sum(
-        tokens > 0 and (engine == "nemo2" or not gone) for tokens, gone in zip(found.answer, long, strict=True)
-    )
+    long = [too_long(recipe, tokens) for tokens in found.total]
+    learned = sum(tokens > 0 and (engine.cuts or not gone) for tokens, gone in zip(found.answer, long, strict=True))
     counted = f"{len(long):,} rows" if len(long) == rows else f"{len(long):,} rows drawn of {rows:,}"
     if learned * batch < len(long):
         what = "none carries" if not learned else f"{learned:,} carry"
@@ -73,7 +72,7 @@ def check_rows(recipe: Recipe, path: Path, rows: int, start: Path) -> None:
             f"for SEQ_LEN={seq_len:,}; raise it in the recipe, or prepare shorter rows"
         )
     if share := sum(long) / len(long):
-        fate = "are cut" if engine == "nemo2" else "carry no loss"
+        fate = "are cut" if engine.cuts else "carry no loss"
         print(
             f"warning: {path}: {share:.1%} of {counted} are too long for SEQ_LEN={seq_len:,} and {fate}; raise it in "
             "the recipe, or count on fewer rows",

@@ -1,151 +1,211 @@
-"""A model's answers: greedy generation with transformers, in batches."""
+"""A model's answers to a task, into files below the evaluation's folder: all of them, or one job's share."""
 
 import json
-from collections.abc import Callable, Iterator
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from sft.eval.prompts import KINDS, Row, Task
-from sft.lib.errors import Failure, Interrupted
-from sft.lib.files import read_jsonl
-from sft.lib.progress import Progress, log
-
-BATCH = {"random": 50, "hub": 8}  # by BASE_SOURCE
-# A turn may also end with these, where the tokenizer has them; the untouched base of Llama 3.1 does so.
-ALSO_ENDS = {"llama3": ("<|end_of_text|>", "<|eom_id|>")}
-
-
-# --- answers -----------------------------------------------------------------------------------------------------
+from sft.eval.engines.base import Engine, Sampling, ends_of
+from sft.eval.engines.driver import answer_all, play_all
+from sft.eval.engines.samples import Key, Row, key_of, rows_in, seeds_of
+from sft.eval.modes import tir
+from sft.eval.modes.genselect import question
+from sft.eval.protocols.read import Code, protocol
+from sft.eval.sandbox.jail import Jail, open_jail
+from sft.eval.sandbox.session import Session, Texts
+from sft.eval.scoring import solutions
+from sft.eval.tasks import Task, source_of
+from sft.lib.errors import Failure, usage
+from sft.lib.files import read_json, write_json
+from sft.recipe.keys import Recipe
+from sft.rows.chat import chatml
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How answers are made. temperature None: greedily; batch: prompts at a time."""
+class Share:
+    """The part of a job among several: number 1 of 4. Each takes so many of a task's answers, in their order."""
 
-    max_tokens: int
-    end: str
-    also: tuple[str, ...] = ()
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int = 0
-    batch: int = BATCH["random"]
+    number: int
+    count: int
 
     def __str__(self) -> str:
-        if self.temperature is None:
-            return "greedy"
-        return f"temperature {self.temperature:g}, top_p {self.top_p:g}, seed {self.seed}"
+        return f"{self.number}-of-{self.count}"
+
+    def of(self, keys: Sequence[Key]) -> list[Key]:
+        return list(keys[len(keys) * (self.number - 1) // self.count : len(keys) * self.number // self.count])
 
 
-def load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, padding_side="left")
+ALL = Share(1, 1)
 
 
-def load(folder: Path, config_file: Path, start: Path | None = None) -> Any:
-    """A model, ready to generate; an adapter is attached to the model in `start`, wherever it says it belongs."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
-
-    adapter = (folder / "adapter_config.json").is_file()
-    if adapter and start is None:
-        raise Failure(f"{folder} is an adapter, and no model is known for it; report it, this must not be")
-    config = AutoConfig.from_pretrained(config_file)
-    weights = start if adapter else folder
-    model = AutoModelForCausalLM.from_pretrained(weights, config=config, dtype="auto")
-    # The model's own settings would fill what ours leave open, such as a repetition penalty.
-    model.generation_config = GenerationConfig()
-    if adapter:
-        from peft import PeftModel
-
-        model = PeftModel.from_pretrained(model, folder)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+def read_share(text: str) -> Share:
+    """2/8: the second of eight. Raises Failure (status 2)."""
+    found = re.fullmatch(r"([1-9]\d{0,3})/([1-9]\d{0,3})", text)
+    if not found or int(found[1]) > int(found[2]):
+        usage(f"--share {text}; give NUMBER/COUNT, like 2/8 for the second of eight jobs")
+    return Share(int(found[1]), int(found[2]))
 
 
-def ends_of(tokenizer: Any, settings: Settings) -> list[int]:
-    """Ids of the tokens that end an answer. Raises Failure when the trained one is none of the tokenizer's."""
-    vocabulary = tokenizer.get_vocab()
-    if settings.end not in vocabulary:
-        raise Failure(f"{tokenizer.name_or_path}: {settings.end} is no token of it, so no answer would end; check CHAT")
-    return [vocabulary[token] for token in (settings.end, *settings.also) if token in vocabulary]
+def samples_files(part: Path, model: str, task: Task) -> list[Path]:
+    """The files with answers of a task, finished or not, whatever the share."""
+    return sorted(part.glob(f"{model}.{task.name}.{task.mode}.*-of-*.samples.jsonl*"))
 
 
-def generate(
-    model: Any, tokenizer: Any, prompts: list[str], settings: Settings, have: set[int] | None = None
-) -> Iterator[dict[int, tuple[str, bool]]]:
-    """place -> (text, truncated) of each prompt's answer, without the token that ends it, a batch at a time.
+def read_answers(part: Path, model: str, task: Task) -> Iterator[Row]:
+    """The answers of a task, each once, sample by sample. Raises Failure where some are missing."""
+    wanted = set(keys_of(task))
+    for row in chain.from_iterable(rows_in(path) for path in samples_files(part, model, task)):
+        if key_of(row) in wanted:
+            wanted.remove(key_of(row))
+            yield row
+    if wanted:
+        raise Failure(
+            f"{len(wanted):,} of {len(task.rows) * task.samples:,} answers of {model} to {task.name} {task.mode} are "
+            "missing; run: make eval again, it goes on where it was"
+        )
 
-    Prompts of similar length share a batch, the longest ones first. have: places that need not be answered; a batch of
-    which all are there is left out, and sampling begins anew with each, so what is left out changes nothing.
-    """
-    import torch
-    from transformers import GenerationConfig
 
-    ends = ends_of(tokenizer, settings)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token_id = ends[0]
-    sampled: dict[str, Any] = {"do_sample": False}
-    if settings.temperature is not None:  # top_k 0: the library would sample from the best 50 only
-        sampled = {"do_sample": True, "temperature": settings.temperature, "top_p": settings.top_p, "top_k": 0}
-    config = GenerationConfig(
-        max_new_tokens=settings.max_tokens, eos_token_id=ends, pad_token_id=tokenizer.pad_token_id, **sampled
+def keys_of(task: Task) -> list[Key]:
+    return [(task.name, problem, sample) for sample in range(task.samples) for problem in task.ids]
+
+
+def answer(
+    recipe: Recipe,
+    task: Task,
+    model: str,
+    part: Path,
+    engine: Callable[[], Engine],
+    tokenizer: Any,
+    share: Share,
+    tasks: Sequence[Task],
+) -> None:
+    """Make the answers of a share that are in no file yet. Raises Interrupted when the engine cannot go on."""
+    seed = recipe["SEED"]
+    target = part / f"{model}.{task.name}.{task.mode}.{share}.samples.jsonl"
+    others = (path for path in samples_files(part, model, task) if not path.name.startswith(target.name))
+    there = {key_of(row) for path in others for row in rows_in(path)}
+    seeds = seeds_of([(task.name, problem) for problem in task.ids], task.samples, seed)
+    seeds = {key: seeds[key] for key in share.of(list(seeds)) if key not in there}
+    decoding = task.decoding
+    sampling = Sampling(
+        decoding.temperature,
+        ends_of(tokenizer, decoding.ends),
+        decoding.top_p,
+        decoding.top_k,
+        decoding.min_p,
+        decoding.repetition_penalty,
     )
-    encoded = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    order = sorted(range(len(prompts)), key=lambda place: -len(encoded[place]))
-    for first in range(0, len(order), settings.batch):
-        places = order[first : first + settings.batch]
-        if have and have.issuperset(places):
-            continue
-        batch = tokenizer.pad({"input_ids": [encoded[place] for place in places]}, return_tensors="pt")
-        torch.manual_seed(settings.seed + first)
-        try:
-            with torch.inference_mode():
-                output = model.generate(**batch.to(model.device), generation_config=config)
-        except torch.OutOfMemoryError:
-            raise Interrupted(
-                f"{len(places)} answers of up to {settings.max_tokens:,} tokens at a time do not fit on the GPU; "
-                "set EVAL_BATCH to fewer, and run it again: what is answered is kept"
-            ) from None
-        answers = {}
-        for place, ids in zip(places, output[:, batch["input_ids"].shape[1] :].tolist(), strict=True):
-            stop = next((n for n, token in enumerate(ids) if token in ends), None)
-            answers[place] = (tokenizer.decode(ids[:stop], clean_up_tokenization_spaces=False), stop is None)
-        yield answers
+
+    def encode(text: str) -> list[int]:
+        return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    if task.mode == "genselect":
+        rules = protocol(recipe["EVAL_PROTOCOL"])
+        mode, texts = rules.mode(task.mode), {id_: row["problem"] for id_, row in zip(task.ids, task.rows, strict=True)}
+        solved = solutions(source_of(task, tasks), partial(read_answers, part, model, source_of(task, tasks)), rules)
+
+        def compare(key: Key) -> list[int] | None:
+            problem = key[1]
+            asked = question(mode, texts[problem], solved[problem], seed, f"{task.name}/{problem}", key[2])
+            return encode(chatml(asked)) if asked else None
+
+        answer_all(engine, sampling, compare, target, seeds, decoding.max_tokens)
+        return
+    prompts = dict(zip(task.ids, task.prompts, strict=True))
+    encoded = cache(lambda problem: encode(prompts[problem]))
+    code = protocol(recipe["EVAL_PROTOCOL"]).mode("tir").code if task.mode == "tir" else None
+    if code is None:
+        answer_all(engine, sampling, lambda key: encoded(key[1]), target, seeds, decoding.max_tokens)
+        return
+    jail = sandbox()
+
+    def play(key: Key, complete: tir.Complete) -> Row:
+        return conversation(jail, code, complete, prompts[key[1]], decoding.max_tokens, encode)
+
+    play_all(engine, sampling, play, target, seeds, seed, encode)
 
 
-def answer(task: Task, target: Path, load_model: Callable[[], Any], tokenizer: Any, settings: Settings) -> list[Row]:
-    """The graded rows of a task, from `target` if they are there; else answers are made, and kept as they come."""
-    part = target.with_suffix(".part")
-    if target.is_file():
-        part.unlink(missing_ok=True)
-        return list(read_jsonl(target))
-    answers: dict[int, tuple[str, bool]] = {}
-    if part.is_file():
-        answers = {row["place"]: (row["text"], row["truncated"]) for row in read_jsonl(part, torn_tail=True)}
-        log(f"eval: {target.stem}: going on with an interrupted run, {len(answers)} answers are there")
-        write_rows(part, as_rows(answers))
-    progress = Progress(f"eval: {target.stem} answers", len(task.prompts))
-    with open(part, "a", encoding="utf-8") as file:
-        for made in generate(load_model(), tokenizer, task.prompts, settings, set(answers)):
-            file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in as_rows(made))
-            file.flush()
-            answers |= made
-            progress.show(len(answers))
-    rows = []
-    for place, row in enumerate(task.rows):
-        text, truncated = answers[place]
-        rows.append(row | {"generation": text, "truncated": truncated} | KINDS[task.kind].grade(row, text))
-    whole = target.with_suffix(".whole")
-    write_rows(whole, rows)
-    whole.rename(target)
-    part.unlink()
-    return rows
+def longest(recipe: Recipe, tasks: Sequence[Task], tokenizer: Any) -> int:
+    """Tokens of the longest prompt and answer together, with room for what code prints and for what is compared."""
+    found = 0
+    for task in tasks:
+        mode = protocol(recipe["EVAL_PROTOCOL"]).mode(task.mode) if task.kind == "math" else None
+        prompts = task.prompts or [row["problem"] for row in task.rows]
+        most = max(len(ids) for ids in tokenizer(prompts, add_special_tokens=False)["input_ids"])
+        if mode and mode.code:  # both streams and the message, of each call; a token has a character at least
+            most += mode.code.calls * 2 * (mode.code.characters + 200)
+        if mode and mode.candidates and mode.summary_characters:
+            most += len(mode.prompt) + mode.candidates * mode.summary_characters // 2
+        found = max(found, most + task.decoding.max_tokens)
+    return found
 
 
-def as_rows(answers: dict[int, tuple[str, bool]]) -> list[Row]:
-    return [{"place": place, "text": text, "truncated": cut} for place, (text, cut) in answers.items()]
+# --- code --------------------------------------------------------------------------------------------------------
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+@cache
+def sandbox() -> Jail:
+    """Where the model's code runs. Raises Failure where it cannot be kept apart; EVAL_WEAK_SANDBOX=yes allows that."""
+    place = Path(os.environ.get("SANDBOX_VENV") or Path(sys.prefix) / "sandbox")
+    return open_jail(place, weak=os.environ.get("EVAL_WEAK_SANDBOX") == "yes")
+
+
+def conversation(
+    jail: Jail, code: Code, complete: tir.Complete, prompt: str, max_tokens: int, encode: Callable[[str], list[int]]
+) -> Row:
+    """One sample with code, as a row of the samples' file has it."""
+    style = "release" if code.state == "replay" else "today"
+    with Session(jail, Texts(style, code.timed_out, code.characters), code.seconds) as session:
+        made = tir.generate(complete, session, prompt, max_tokens, code, encode)
+    row = {"text": made["generation"], "tokens": made["tokens"], "finish": "length" if made["truncated"] else "stop"}
+    return row | {"calls": made["calls"], "timeouts": made["timeouts"]}
+
+
+# --- what made them ----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def machine(open_: Callable[[], Engine], record: Path) -> Iterator[Callable[[], Engine]]:
+    """The engine, opened when it is first asked for; what it was, and its seconds, are added to `record`."""
+    opened: list[Engine] = []
+    start = time.monotonic()
+
+    def engine() -> Engine:
+        if not opened:
+            opened.append(open_())
+        return opened[0]
+
+    try:
+        yield engine
+    finally:
+        if opened:
+            facts = opened[0].facts()
+            opened[0].close()
+            if image := os.environ.get("SFT_IMAGE"):
+                facts["image"] = image
+            if sandbox.cache_info().currsize:
+                facts["sandbox"] = sandbox().facts()
+            before = read_json(record)["seconds"] if record.is_file() else 0.0
+            facts |= {"engine_version": facts.pop("version", None), "hardware": facts.pop("device", None)}
+            write_json(record, facts | {"seconds": round(before + time.monotonic() - start, 1)})
+
+
+def machines(part: Path, gpus: int) -> dict[str, Any]:
+    """What made all answers of an evaluation, for its DONE. gpus: of each job, 0 on a CPU. Several values stand as a
+    list."""
+    found = [read_json(path) for path in sorted(part.glob("*.machine.json"))]
+    seconds = sum(one.pop("seconds") for one in found)
+    made: dict[str, Any] = {}
+    for name in sorted({name for one in found for name in one}):
+        values = list({json.dumps(one[name], sort_keys=True): one[name] for one in found if name in one}.values())
+        made[name] = values[0] if len(values) == 1 else values
+    made["seconds"] = round(seconds, 1)
+    return made | ({"gpu_hours": round(seconds * gpus / 3600, 3)} if gpus else {})

@@ -5,6 +5,7 @@ tutorials/llm/reasoning/evaluation/evaluate_responses.py:23-31); beside it stand
 """
 
 import re
+import string
 
 from sft.eval.metrics import answer_part
 
@@ -65,3 +66,23 @@ def letter(text: str) -> str | None:
         return None
     match = ALONE.fullmatch(lines[-1]) or (HEADED.fullmatch(lines[0]) if len(lines) == 1 else None)
     return match[1].upper() if match else None
+
+
+# --- lm-evaluation-harness ---------------------------------------------------------------------------------------
+
+# EleutherAI/lm-evaluation-harness 4e7e0d4 lm_eval/tasks/mmlu/flan_cot_zeroshot/_mmlu_flan_cot_zeroshot_template_yaml,
+# filter strict-match. That of gpqa (gpqa/cot_zeroshot/_gpqa_cot_zeroshot_yaml) is its first part alone, which the
+# tutorial's "The final answer is" never meets. (?=.) wants one more character: a letter that ends the text is not seen.
+HARNESS = re.compile(
+    r"((?<=The answer is )(.*)(?=.)|(?<=answer is )(.*)(?=.)|(?<=The answer: )(.*)(?=.)"
+    r"|(?<=The final answer: )(.*)(?=.))"
+)
+NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
+def harness_letter(text: str) -> str | None:
+    """The letter that lm-evaluation-harness takes from an answer: the first match, without case and punctuation
+    (exact_match with ignore_case and ignore_punctuation). What is left must be a letter and nothing more."""
+    found = HARNESS.search(text)
+    bare = found[0].strip().translate(NO_PUNCTUATION).upper() if found else ""
+    return bare if bare in ("A", "B", "C", "D") else None

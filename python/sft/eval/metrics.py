@@ -87,3 +87,41 @@ def score_rows(scores: dict[str, Any]) -> list[tuple[str, str, str, dict[str, An
         for name, modes in sets.items()
         for mode, figures in modes.items()
     ]
+
+
+def latest_last(evals: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Folder -> manifest of a run's evaluations, the newest last, and after it the recipe's own, eval/."""
+    return dict(sorted(evals.items(), key=lambda item: (item[0] == "eval", item[1]["finished"])))
+
+
+def merged(evals: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """scores[model][set][mode] of all evaluations; of what two have measured, the later one's in that order.
+
+    So a try of a few rows does not stand for the recipe's own evaluation.
+    """
+    scores: dict[str, Any] = {}
+    for done in reversed(evals.values()):
+        for model, name, mode, figures in score_rows(done["scores"]):
+            scores.setdefault(model, {}).setdefault(name, {}).setdefault(mode, figures)
+    return scores
+
+
+def in_words(figures: dict[str, Any]) -> str:
+    """The figures of a task in a line: shares of one greedy answer, or scores of k samples with their error."""
+    if "k" not in figures:
+        return ", ".join(f"{what} {rate:.1%}" for what, rate in figures.items() if what not in ("n", "calls"))
+    k = figures["k"]
+    mean, voted, passed = figures[f"pass@1[avg-of-{k}]"], figures[f"maj@{k}"], figures[f"pass@{k}"]
+    return (
+        f"pass@1[avg-of-{k}] {mean['value']:.1f}% ± {mean['error_samples']:.1f}, "
+        f"maj@{k} {voted['first']['value']:.1f}%, pass@{k} {passed['value']:.1f}%, "
+        f"no answer {figures['no_answer']:.1f}%, truncated {figures['truncated']:.1f}%"
+    )
+
+
+def first(figures: dict[str, Any]) -> tuple[str, float]:
+    """The first figure alone: its name, and its value from 0 to 1."""
+    if "k" in figures:
+        name = f"pass@1[avg-of-{figures['k']}]"
+        return name, figures[name]["value"] / 100
+    return next((what, float(value)) for what, value in figures.items() if what != "n")

@@ -16,7 +16,7 @@ from typing import Any
 from sft.lib.done import describe, is_done, new_folder, read_done, write_done
 from sft.lib.errors import Failure
 from sft.lib.file_sets import check_shards
-from sft.lib.files import sha256
+from sft.lib.files import pinned, sha256
 from sft.lib.hub import download
 from sft.lib.progress import log
 from sft.rows.files import open_parquet, unreadable
@@ -24,12 +24,12 @@ from sft.rows.files import open_parquet, unreadable
 SEED = 42  # prepare_dataset.py:28
 LETTERS = "ABCD"
 # set -> repository of the hub, its files there, rows that the whole set makes here
+# (facts of how they are read, checked when they are); which revision is in docker/versions.env.
 HUB: dict[str, tuple[str, str, int]] = {
     "gpqa_main": ("Idavidrein/gpqa", "gpqa_main.csv", 448),
     "gpqa_diamond": ("Idavidrein/gpqa", "gpqa_diamond.csv", 198),
     "mmlu": ("cais/mmlu", "all/test-*.parquet", 4658),
 }
-REVISION = "main"  # resolved when it is downloaded; DONE has the commit
 # The supercategories math, health, physics, biology, chemistry, computer science and engineering of MMLU's authors.
 SUBJECTS = {
     *("abstract_algebra", "college_mathematics", "elementary_mathematics", "high_school_mathematics"),
@@ -151,7 +151,7 @@ def fetch(name: str, target: Path) -> tuple[Path, str]:
     """(folder, commit) of a set's files, downloaded at most once. Raises Failure."""
     repo, pattern, _ = HUB[name]
     try:
-        return target, download(repo, REVISION, target, "dataset", [pattern])
+        return target, download(repo, pinned(f"{name.split('_')[0].upper()}_REVISION"), target, "dataset", [pattern])
     except Failure as failure:
         if repo != "Idavidrein/gpqa":
             raise

@@ -5,6 +5,7 @@ from typing import Any
 
 from sft.inspect.rows import BINS, MEMBERS
 from sft.inspect.verdicts import Row
+from sft.recipe.engines import engine_of, replicas, sequence_unit
 from sft.recipe.keys import Recipe
 from sft.rows.dataset import IGNORE
 from sft.rows.packing import deal, fill, pack
@@ -20,33 +21,18 @@ def listed(values: Sequence[object], full: bool) -> str:
     return f"{' '.join(words[:MEMBERS])} … {len(words) - MEMBERS:,} more"
 
 
-def replicas(recipe: Recipe) -> int:
-    """Data-parallel size."""
-    number = {key: int(recipe[key]) for key in ("NODES", "GPUS_PER_NODE", "TP", "CP", "PP")}
-    return number["NODES"] * number["GPUS_PER_NODE"] // (number["TP"] * number["CP"] * number["PP"])
-
-
-def multiple(recipe: Recipe) -> int:
-    """To what NeMo-RL pads each row: make_sequence_length_divisible_by, which has to be a multiple of 2*CP, times TP
-    with sequence parallelism (7ea279a nemo_rl/models/megatron/data.py:1284-1296); SEQ_LEN divides by it too.
-
-    sequence_packing.sequence_length_round, for all its name, is read by dynamic batching only.
-    """
-    return 2 * int(recipe["CP"]) * int(recipe["TP"])
-
-
 def in_order(recipe: Recipe) -> bool:
     """Whether a step trains on rows that stand together in the file: nemo-automodel with SHUFFLE=false."""
-    return recipe["ENGINE"] == "automodel" and recipe.get("SHUFFLE", "true") == "false"
+    return engine_of(recipe).bins == "in_order" and not recipe["SHUFFLE"]
 
 
 def show_filled(recipe: Recipe, rows: Sequence[Row], full: bool, asked: int | None) -> None:
     """Bins as automodel/packed.py makes them of a step's rows, which stay in their order.
 
     No row is padded and no bin: it is as long as its rows. Position ids start again with each row, and a mask keeps it
-    from the others. asked: the number of the row that the bin of is shown in any case.
+    from the others. asked: the number of a row whose bin is always shown.
     """
-    dp, batch, capacity = replicas(recipe), int(recipe["GLOBAL_BATCH"]), int(recipe["SEQ_LEN"])
+    dp, batch, capacity = replicas(recipe), recipe["GLOBAL_BATCH"], recipe["SEQ_LEN"]
     lengths = [row.view.positions for row in rows]
     bins = fill(lengths, capacity)
     whole = len(rows) == batch
@@ -85,8 +71,8 @@ def show_packed(recipe: Recipe, rows: Sequence[Row], full: bool) -> None:
     (nemo_rl/models/megatron/data.py:559-561, 1084), Megatron counts from the last in cu_seqlens
     (Megatron-LM 00c51e1 megatron/core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_thd).
     """
-    unit, dp, batch = multiple(recipe), replicas(recipe), int(recipe["GLOBAL_BATCH"])
-    capacity = int(recipe["SEQ_LEN"]) * int(recipe["MICRO_BATCH"])
+    unit, dp, batch = sequence_unit(recipe), replicas(recipe), recipe["GLOBAL_BATCH"]
+    capacity = recipe["SEQ_LEN"] * recipe["MICRO_BATCH"]
     lengths = [len(row.view.ids) for row in rows]
     padded = [-(-length // unit) * unit for length in lengths]
     try:
@@ -129,10 +115,10 @@ def show_padded(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, full: bool)
     nemo-rl: to the longest of the global batch, rounded up, with the tokenizer's padding token
     (7ea279a nemo_rl/algorithms/sft.py:455-460, nemo_rl/data/llm_message_utils.py:257-430).
     """
-    size = int(recipe["MICRO_BATCH"])
+    size = recipe["MICRO_BATCH"]
     groups = [rows[i : i + size] for i in range(0, len(rows), size)]
-    if recipe["ENGINE"] == "nemo-rl":
-        unit = multiple(recipe)
+    if engine_of(recipe).pads:
+        unit = sequence_unit(recipe)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         target = max(-(-row.view.positions // unit) * unit for row in rows)
         to = f"the longest row of the global batch, rounded up to a multiple of 2*CP*TP={unit}"
@@ -155,8 +141,8 @@ def show_padded(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, full: bool)
 
 
 def show_batch(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, full: bool, asked: int | None = None) -> None:
-    """The rows that train in one step, as far as they are read; in a shuffled run, such as might."""
-    batch = int(recipe["GLOBAL_BATCH"])
+    """The rows read that train in one step; of a shuffled run, rows that might."""
+    batch = recipe["GLOBAL_BATCH"]
     part = "a global batch" if len(rows) == batch else f"{len(rows)} of the {batch:,} of a global batch"
     order = "which training shuffles"
     if in_order(recipe):
@@ -165,9 +151,9 @@ def show_batch(recipe: Recipe, rows: Sequence[Row], tokenizer: Any, full: bool, 
     sound = [row for row in rows if not row.fault]
     if not sound:
         print("  training stops at these rows")
-    elif recipe["PACKING"] == "true" and recipe["ENGINE"] == "automodel":
+    elif recipe["PACKING"] and engine_of(recipe).bins == "in_order":
         show_filled(recipe, sound, full, asked)
-    elif recipe["PACKING"] == "true":
+    elif recipe["PACKING"]:
         show_packed(recipe, sound, full)
     else:
         show_padded(recipe, sound, tokenizer, full)

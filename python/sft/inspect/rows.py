@@ -104,7 +104,7 @@ def text_spans(tokenizer: Any, view: View, full: bool) -> list[Span]:
     def close() -> None:
         if run_:
             text = tokenizer.decode([view.ids[i] for i in run_], clean_up_tokenization_spaces=False)
-            # Half a character where the middle is left out is no news.
+            # Half a character where the middle is left out says nothing.
             text = text.rstrip("\ufffd") if isinstance(place, range) else text
             text = text.lstrip("\ufffd") if spans and spans[-1][2] == "note" else text
             spans.append((text.translate(CONTROLS), view.loss[run_[0]], "text"))

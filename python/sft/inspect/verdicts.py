@@ -109,7 +109,7 @@ def judge_bos(tokenizer: Any, config: dict[str, Any], rows: Sequence[Row]) -> Ve
 
 
 def judge_end(tokenizer: Any, rows: Sequence[Row], end_of_turn: str) -> Verdict:
-    """Whether each answer has the end-of-turn token once, as its last but for blanks, with loss on it."""
+    """Whether each answer has the end-of-turn token once, as its last except for blanks, with loss on it."""
     ids = tokenizer.encode(end_of_turn, add_special_tokens=False)
     added = tokenizer.added_tokens_decoder.get(ids[0]) if len(ids) == 1 else None
     if added is None or not added.special:
@@ -174,7 +174,7 @@ def judge_trained(tokenizer: Any, folder: Path, recipe: Recipe, end_of_turn: str
     end = tokenizer.convert_tokens_to_ids(end_of_turn)
     specials = [id_ for id_, token in tokenizer.added_tokens_decoder.items() if token.special]
     if end not in specials:
-        return WRONG, f"{end_of_turn} is no special token, so nothing can be said of it; see end of turn"
+        return WRONG, f"{end_of_turn} is not a special token, so nothing can be said of it; see end of turn"
     why = untrained(folder, end, specials[:64], len(tokenizer))
     if not why:
         return OK, f"the base has learned {end_of_turn} ({end}), as far as its weights show"
@@ -281,9 +281,9 @@ def judge_rope(recipe: Recipe, folder: Path, longest: Row, again: str) -> Verdic
     except Failure as failure:
         return WRONG, str(failure)
     has = f"theta {theta:g} with {positions:,} positions"
-    wanted = (float(recipe["ROPE_THETA"]), int(recipe["MAX_POSITIONS"])) if "ROPE_THETA" in recipe else None
+    wanted = (recipe["ROPE_THETA"], recipe["MAX_POSITIONS"]) if "ROPE_THETA" in recipe else None
     row = f"row {longest.number:,}, the longest"
-    need, who = min((longest.tokens, row), (int(recipe["SEQ_LEN"]), "SEQ_LEN"))
+    need, who = min((longest.tokens, row), (recipe["SEQ_LEN"], "SEQ_LEN"))
     short = f", too few for the {need:,} of {who}" if need > positions else ""
     if wanted not in (None, (theta, positions)):
         return WRONG, (

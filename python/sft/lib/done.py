@@ -1,11 +1,12 @@
 """DONE, the manifest of a finished folder: what it was made from, and whether it is what is wanted."""
 
+import fcntl
 import hashlib
 import shutil
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """
     part = target.with_name(f".{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)  # a Ctrl-C may come right after it
         yield part
         if target.exists():
             raise Failure(f"{target} appeared while it was being made; is another run writing it?")
@@ -43,12 +44,8 @@ def resumable_folder(target: Path, identity: dict[str, Any]) -> Iterator[Path]:
     Kept after Ctrl-C, a kill, a full disk and Interrupted; removed after any other Failure and by a run of another
     identity (a JSON value).
     """
-    part = target.with_name(f".{target.name}.part")
+    part = open_part(target, identity)
     record = part / "IDENTITY"
-    if not record.is_file() or read_json(record) != identity:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        write_json(record, identity)
     try:
         yield part
         if target.exists():
@@ -59,6 +56,24 @@ def resumable_folder(target: Path, identity: dict[str, Any]) -> Iterator[Path]:
         if not isinstance(failure, Interrupted):
             shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def open_part(target: Path, identity: dict[str, Any], several: bool = False) -> Path:
+    """The scratch folder of `target`, with what runs of the same identity have put there.
+
+    several: jobs may call this at once; a lock beside it lets the first one make the folder.
+    """
+    part = target.with_name(f".{target.name}.part")
+    record = part / "IDENTITY"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with open(target.with_name(f".{target.name}.opening"), "a") if several else nullcontext() as lock:
+        if lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.is_file() or read_json(record) != identity:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            write_json(record, identity)
+    return part
 
 
 # --- DONE: what a stage made, from what, with which code ---------------------------------------------------------

@@ -61,6 +61,15 @@ def read_jsonl(path: Path, torn_tail: bool = False) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def pinned(name: str) -> str:
+    """A value of docker/versions.env. Raises Failure when it is not there."""
+    path = ROOT / "docker/versions.env"
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{name}="):
+            return line.partition("=")[2]
+    raise Failure(f"{path} has no {name}; restore the file")
+
+
 def trim_torn_line(path: Path) -> None:
     """Drop the unfinished last line that a killed writer left, so that the next record starts a line of its own."""
     if path.is_file():

@@ -19,6 +19,11 @@ def ratio(part: float, whole: float, form: str = ",.0f") -> str:
     return f"{part / whole:{form}}" if whole > 0 else "-"
 
 
+def many(count: int, noun: str) -> str:
+    """A count and its noun: 1 node, 2 nodes."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class Progress:
     """Rows or bytes done, rate and remaining time, at most one line every few seconds."""
 
@@ -26,7 +31,7 @@ class Progress:
         self.what, self.total, self.every = what, total, every
         self.start = self.shown = time.time()
 
-    def show(self, done: int, share: float | None = None) -> None:
+    def show(self, done: int, share: float | None = None, note: str = "") -> None:
         """done: units so far; share: of the whole work, where it is better known than the number of units."""
         now = time.time()
         if now - self.shown < self.every or done == 0:
@@ -36,7 +41,7 @@ class Progress:
         share = done / self.total if self.total else share
         of = f" of {self.total:,}" if self.total else f", {share:.0%}" if share else ""
         left = f", {spent / share - spent:.0f} s left" if share else ""
-        log(f"{self.what}: {done:,}{of}{left} ({ratio(done, spent)}/s)")
+        log(f"{self.what}: {done:,}{of}{left} ({ratio(done, spent)}/s{note})")
 
 
 def peak_memory() -> int:

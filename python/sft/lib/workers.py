@@ -5,7 +5,6 @@ import gc
 import multiprocessing
 import os
 import signal
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,7 +27,7 @@ def cores(asked: int | None = None) -> int:
 
 
 def start(initializer: Callable[..., None] | None, arguments: tuple[Any, ...]) -> None:
-    """Of a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer; without it we end."""
+    """In a worker: Ctrl-C reaches the whole process group, but it is the parent's to answer; without it we end."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
@@ -103,33 +102,6 @@ class Workers:
             raise Interrupted(KILLED) from None
         except Exception:
             self.kill()  # before anybody removes what they write
-            raise
-
-    def ordered(
-        self, function: Callable[[Task], Result], tasks: Iterable[Task], ahead: int
-    ) -> Iterator[tuple[Task, Result]]:
-        """Like run, but in the order of the tasks.
-
-        A task is begun only when the caller has done with the one `ahead` before it, so that tasks may use `ahead`
-        buffers in turn.
-        """
-        running: deque[tuple[Task, Future[Result]]] = deque()
-        left = iter(tasks)
-        try:
-            while True:
-                for task in left:
-                    running.append((task, self.submit(function, task)))
-                    if len(running) >= ahead:
-                        break
-                if not running:
-                    return
-                task, future = running.popleft()
-                yield task, future.result()
-        except BrokenProcessPool:
-            self.kill()
-            raise Interrupted(KILLED) from None
-        except Exception:
-            self.kill()
             raise
 
 

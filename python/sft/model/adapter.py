@@ -37,10 +37,10 @@ def config_of(recipe: Recipe, paths: Paths) -> dict[str, Any]:
         "task_type": "CAUSAL_LM",
         "base_model_name_or_path": name,
         "revision": recipe["BASE_REVISION"] if name == recipe["BASE_MODEL"] else None,
-        "r": int(recipe["LORA_RANK"]),
-        "lora_alpha": int(recipe["LORA_ALPHA"]),
-        "lora_dropout": float(recipe["LORA_DROPOUT"]),
-        "target_modules": recipe["LORA_TARGETS"].split(","),
+        "r": recipe["LORA_RANK"],
+        "lora_alpha": recipe["LORA_ALPHA"],
+        "lora_dropout": recipe["LORA_DROPOUT"],
+        "target_modules": recipe["LORA_TARGETS"],
         "bias": "none",
         "fan_in_fan_out": False,
         "inference_mode": True,
@@ -51,7 +51,7 @@ def config_of(recipe: Recipe, paths: Paths) -> dict[str, Any]:
 
 def expected(recipe: Recipe, start: Path) -> dict[str, tuple[int, int]]:
     """Tensor name -> shape of a whole adapter: A of [rank, in] and B of [out, rank] for each targeted layer."""
-    rank, targets = int(recipe["LORA_RANK"]), recipe["LORA_TARGETS"].split(",")
+    rank, targets = recipe["LORA_RANK"], recipe["LORA_TARGETS"]
     found = {}
     for name, (_, shape, _) in tensors(start).items():
         module = name.removesuffix(".weight")
@@ -137,7 +137,7 @@ def merge(folder: Path, recipe: Recipe, paths: Paths, target: Path) -> float:
     merged = model.merge_and_unload(safe_merge=True)
     merged.to(AutoModelForCausalLM.from_pretrained(paths.start, dtype="auto").dtype).save_pretrained(target)
     del model, merged
-    for name in ("config.json", "generation_config.json"):  # as published, but for what name_end_of_turn changes
+    for name in ("config.json", "generation_config.json"):  # as published, except for what name_end_of_turn changes
         if (paths.start / name).is_file():
             shutil.copyfile(paths.start / name, target / name)
     end = ENDS[recipe["CHAT"]]

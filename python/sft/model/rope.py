@@ -64,9 +64,9 @@ def loaded_rope(folder: Path) -> tuple[float, int]:
     return float(config.rope_parameters["rope_theta"]), int(config.max_position_embeddings)
 
 
-def check_rope(folder: Path, keys: Recipe) -> None:
+def check_rope(folder: Path, recipe: Recipe) -> None:
     """Compare what transformers loads with the recipe. Raises Failure when they differ."""
     found = loaded_rope(folder)
-    if "ROPE_THETA" in keys and found != (float(keys["ROPE_THETA"]), int(keys["MAX_POSITIONS"])):
+    if "ROPE_THETA" in recipe and found != (recipe["ROPE_THETA"], recipe["MAX_POSITIONS"]):
         raise Failure(f"{folder} loads with RoPE {found}, not the recipe's; remove it and run make model again")
     log(f"model: RoPE theta {found[0]:g}, {found[1]} positions, as transformers loads it")

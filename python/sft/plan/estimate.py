@@ -12,11 +12,13 @@ from typing import Any
 
 from sft.lib.errors import Failure, usage
 from sft.lib.files import read_jsonl
-from sft.plan import shapes
+from sft.lib.progress import many
+from sft.plan import evaluation, shapes
 from sft.plan.footprint import Layout, adapter_of, disk, layout_of, memory
 from sft.plan.lengths import TEXT_BYTES, data_of
 from sft.plan.shapes import Shape
-from sft.recipe.keys import Recipe
+from sft.recipe.engines import engine_of
+from sft.recipe.keys import Recipe, random_sizes
 from sft.recipe.paths import Paths
 
 GIB = 2**30
@@ -41,7 +43,7 @@ def time_limit(text: str) -> float:
     """Seconds of a Slurm time limit, inf for none.
 
     The forms that sbatch --time takes (man sbatch): minutes, minutes:seconds, hours:minutes:seconds, days-hours,
-    days-hours:minutes, days-hours:minutes:seconds; UNLIMITED, INFINITE or zero is no limit. Raises Failure (status 2).
+    days-hours:minutes, days-hours:minutes:seconds; UNLIMITED, INFINITE or zero: no limit. Raises Failure (status 2).
     """
     if text.upper() in ("UNLIMITED", "INFINITE"):
         return math.inf
@@ -68,9 +70,7 @@ def shape_of(recipe: Recipe, paths: Paths) -> tuple[Shape, str]:
         if shape := shapes.read(folder):
             return shape, f"from {folder / 'config.json'}"
     if recipe["BASE_SOURCE"] == "random":
-        keys = ("RANDOM_LAYERS", "RANDOM_HIDDEN", "RANDOM_HEADS", "RANDOM_VOCAB")
-        sizes = (int(recipe[k]) for k in keys)
-        return shapes.random_shape(recipe["CHAT"], *sizes), "from the recipe's RANDOM_* keys"
+        return shapes.random_shape(recipe["CHAT"], *random_sizes(recipe)), "from the recipe's RANDOM_* keys"
     if known := shapes.published(recipe["BASE_MODEL"]):
         return known[1], f"the published shape of {known[0]}; no config.json yet"
     raise Failure(f"the shape of {recipe['BASE_MODEL']} is not known; run make model first")
@@ -82,7 +82,7 @@ def shape_of(recipe: Recipe, paths: Paths) -> tuple[Shape, str]:
 def measured_pace(path: Path, bring_up: float) -> tuple[float, str] | None:
     """(seconds a step, from what), from the records that links leave at each save; None without any.
 
-    Of a link with several saves, the time between its first and its last one, saves included but for one; a link with
+    A link with several saves gives the time from its first to its last one, with all saves except one. A link with
     one save counts from its start, less the assumed bring-up, and only if no link has more.
     """
     links: dict[int, list[dict[str, Any]]] = {}
@@ -101,7 +101,7 @@ def measured_pace(path: Path, bring_up: float) -> tuple[float, str] | None:
     steps, seconds = sum(s for s, _ in spans if s > 0), sum(t for s, t in spans if s > 0)
     if steps <= 0 or seconds <= 0:
         return None
-    return seconds / steps, f"{steps:,.0f} steps of {len(links)} link(s), {kind}"
+    return seconds / steps, f"{steps:,.0f} steps of {many(len(links), 'link')}, {kind}"
 
 
 def chain(steps: int, pace: float, limit: float, bring_up: float, reserve: float) -> tuple[int, int]:
@@ -121,7 +121,7 @@ def timing(pace: float, recipe: Recipe, gpus: int, limit: float, bring_up: float
 
     jobs: links plus one spare, for one that is lost; a job that finds the run finished ends in seconds.
     """
-    steps = int(recipe["STEPS"])
+    steps = recipe["STEPS"]
     fit, links = chain(steps, pace, limit, bring_up, reserve)
     hours = (steps * pace + links * bring_up) / 3600
     return {
@@ -143,18 +143,18 @@ def figures(recipe: Recipe, paths: Paths, args: argparse.Namespace) -> dict[str,
     shape, origin = shape_of(recipe, paths)
     layout = layout_of(recipe)
     data, size = data_of(recipe, paths, again)
-    batch, steps = int(recipe["GLOBAL_BATCH"]), int(recipe["STEPS"])
+    batch, steps = recipe["GLOBAL_BATCH"], recipe["STEPS"]
     # NeMo-RL spreads a batch over as many sequences as divide by the replicas (bin_count_multiple), and so does
     # rows/packing.py for nemo-automodel.
-    sequences = math.ceil(data.bins / layout.dp) * layout.dp if recipe["PACKING"] == "true" else batch
-    micro_batches = sequences // layout.dp // (1 if recipe["PACKING"] == "true" else int(recipe["MICRO_BATCH"]))
+    sequences = math.ceil(data.bins / layout.dp) * layout.dp if recipe["PACKING"] else batch
+    micro_batches = sequences // layout.dp // (1 if recipe["PACKING"] else recipe["MICRO_BATCH"])
     adapter = adapter_of(shape, recipe)
     flops = shape.flops(batch * data.mean, batch * data.square, adapter)
     notes, warnings = list(data.notes), []
     plan: dict[str, Any] = {
         "model": args.model,
         "round": args.round,
-        "layout": vars(layout) | {"dp": layout.dp, "nodes": int(recipe["NODES"])},
+        "layout": vars(layout) | {"dp": layout.dp, "nodes": recipe["NODES"]},
         "parameters": shape.parameters,
         "matmul_parameters": shape.matmul_parameters,
         "adapter_parameters": adapter,
@@ -191,7 +191,7 @@ def figures(recipe: Recipe, paths: Paths, args: argparse.Namespace) -> dict[str,
     plan["time_limit"] = None if limit is None or math.isinf(limit) else limit
     on_gpu = recipe["DEVICE"] == "gpu"
     peak = GPUS[args.gpu][0] * 1e12 * layout.gpus
-    recompute = recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true"
+    recompute = recipe["ACTIVATION_CHECKPOINTING"]
     # Recomputation runs the forward pass twice: 4 passes' worth of work for 3 that count, or 3 for LoRA's 2.
     mfu = args.mfu or MFU * ((2 / 3 if adapter else 3 / 4) if recompute else 1)
     bound = math.inf if limit is None else limit
@@ -204,10 +204,13 @@ def figures(recipe: Recipe, paths: Paths, args: argparse.Namespace) -> dict[str,
         plan["gpu"] = {"name": args.gpu, "tflops": GPUS[args.gpu][0], "gib": args.gpu_memory or GPUS[args.gpu][1]}
         plan["time"]["stated"] = column(flops / (peak * mfu))
         plan["memory"] = memory(shape, recipe, layout, micro_batches)
+        plan["evaluation"] = evaluation.figures(
+            recipe, shape, args.gpu, args.gpu_memory or GPUS[args.gpu][1], GPUS[args.gpu][0], bound
+        )
     if measured := measured_pace(paths.train / "links.jsonl", args.bring_up):
         plan["time"]["measured"] = column(measured[0]) | {"source": measured[1]}
     if on_gpu:
-        if recipe["PACKING"] == "true" and data.bins < layout.dp:
+        if recipe["PACKING"] and data.bins < layout.dp:
             notes.append(
                 f"a batch fills {data.bins:,} sequences for {layout.dp} replicas: each has less to do at a time than "
                 "the MFU supposes; fewer NODES would do"
@@ -234,12 +237,12 @@ def gpu_warnings(
 ) -> None:
     """Append to plan["warnings"] what will not fit on these GPUs or into these jobs."""
     warnings, need, have = plan["warnings"], plan["memory"]["total"], plan["gpu"]["gib"] * GIB
-    per_node = int(recipe["GPUS_PER_NODE"])
+    per_node = recipe["GPUS_PER_NODE"]
     if need > FILL * have:
         remedies = ["raise TP or CP", "more NODES" if layout.backend == "fsdp" else "raise PP"]
-        if recipe["ENGINE"] != "nemo-rl":  # which are driven here without CP and PP
+        if not engine_of(recipe).rl:  # which are driven here without CP and PP
             remedies = ["raise GPUS_PER_NODE" if layout.backend == "fsdp" else "raise TP"]
-        if recipe.get("ACTIVATION_CHECKPOINTING", "false") != "true":
+        if not recipe["ACTIVATION_CHECKPOINTING"]:
             remedies.insert(1, "ACTIVATION_CHECKPOINTING=true")
         what = f"{need / GIB:,.1f} GiB a GPU exceed {FILL:.0%} of {plan['gpu']['gib']:g} GiB"
         warnings.append(f"memory: {what}; {', '.join(remedies)}")
@@ -270,6 +273,13 @@ def jobs_of(plan: dict[str, Any]) -> int:
     if not made:
         raise Failure(f"recipe {plan['model']} runs on a CPU, of which there is no estimate; set JOBS to a number")
     return made["jobs"]
+
+
+def eval_tasks_of(plan: dict[str, Any]) -> int:
+    """Jobs that the evaluation of one model is spread over. Raises Failure."""
+    if not plan.get("evaluation"):
+        raise Failure(f"there is no estimate of an evaluation of recipe {plan['model']}; set EVAL_TASKS to a number")
+    return plan["evaluation"]["tasks"]
 
 
 def size_text(count: float) -> str:

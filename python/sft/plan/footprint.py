@@ -10,6 +10,7 @@ from typing import Any
 
 from sft.plan.shapes import Shape
 from sft.recipe.chain import ending
+from sft.recipe.engines import backend_of, engine_of
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 
@@ -36,17 +37,15 @@ class Layout:
 
 
 def layout_of(recipe: Recipe) -> Layout:
-    tp, cp, pp, ep, nodes, per_node = (int(recipe[k]) for k in ("TP", "CP", "PP", "EP", "NODES", "GPUS_PER_NODE"))
-    backend = recipe.get("BACKEND", "megatron") if recipe["ENGINE"] != "automodel" else "fsdp"
-    return Layout(nodes * per_node, tp, cp, pp, ep, backend)
+    gpus = recipe["NODES"] * recipe["GPUS_PER_NODE"]
+    return Layout(gpus, recipe["TP"], recipe["CP"], recipe["PP"], recipe["EP"], backend_of(recipe))
 
 
 def adapter_of(shape: Shape, recipe: Recipe) -> int:
     """Parameters of the recipe's LoRA adapters as its engine lays them; 0 where all weights are trained."""
     if "LORA_RANK" not in recipe:
         return 0
-    targets = recipe["LORA_TARGETS"].split(",")
-    return shape.lora_parameters(int(recipe["LORA_RANK"]), targets, fused=recipe["ENGINE"] == "nemo2")
+    return shape.lora_parameters(recipe["LORA_RANK"], recipe["LORA_TARGETS"], fused=engine_of(recipe).fused_lora)
 
 
 # --- memory --------------------------------------------------------------------------------------------------------
@@ -112,23 +111,26 @@ def memory(shape: Shape, recipe: Recipe, layout: Layout, micro_batches: int) -> 
     adapter = adapter_of(shape, recipe)
     trained, trained_split = (adapter, adapter / shard) if adapter else (whole, split)
     if megatron:
-        gradient = 4 if recipe["ENGINE"] == "nemo2" else 2
-        kinds |= {"weights": 2 * whole, "gradients": gradient * trained, "optimizer": 12 * trained_split}
+        kinds |= {
+            "weights": 2 * whole,
+            "gradients": engine_of(recipe).gradient * trained,
+            "optimizer": 12 * trained_split,
+        }
         kinds["weights"] += 2 * adapter
     else:
         frozen = size_of(recipe["DTYPE"]) if adapter and layout.gpus == 1 else 4
         kinds |= {"weights": frozen * split, "gradients": 4 * trained_split, "optimizer": 8 * trained_split}
         kinds["weights"] += 4 * adapter / shard
-        if layout.gpus > 1 or recipe["ENGINE"] == "nemo-rl":  # one process of nemo-automodel has nothing to gather
+        if layout.gpus > 1 or engine_of(recipe).gathers_alone:  # one process of nemo-automodel has nothing to gather
             kinds["gathered"] = 2 * (ends + 2 * (layers + experts) * pp / shape.layers)
-    tokens = int(recipe["SEQ_LEN"]) * int(recipe["MICRO_BATCH"]) / layout.cp
+    tokens = recipe["SEQ_LEN"] * recipe["MICRO_BATCH"] / layout.cp
     parallel = megatron and tp > 1
     layer = tokens * activation_bytes(shape, tp, parallel)
     if adapter:
-        layer += tokens * 2 * int(recipe["LORA_RANK"]) * len(recipe["LORA_TARGETS"].split(","))
+        layer += tokens * 2 * recipe["LORA_RANK"] * len(recipe["LORA_TARGETS"])
     stream = tokens * 2 * shape.hidden / (tp if parallel else 1)
     held = shape.layers / pp
-    recompute = recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true"
+    recompute = recipe["ACTIVATION_CHECKPOINTING"]
     once = held * stream if recompute else held * layer
     extra = layer if recompute else 0.0
     logits = tokens * shape.vocab / tp * LOGIT_BYTES
@@ -158,14 +160,14 @@ def disk(shape: Shape, recipe: Recipe, paths: Paths, data: int) -> dict[str, Any
     nemo-automodel writes it once, with two moments. A run that ends with its one converted step (paths.Paths.final)
     makes no average.
     """
-    steps, every, size_ = int(recipe["STEPS"]), int(recipe["SAVE_EVERY"]), size_of(recipe["DTYPE"])
+    steps, every, size_ = recipe["STEPS"], recipe["SAVE_EVERY"], size_of(recipe["DTYPE"])
     layout, n, adapter = layout_of(recipe), shape.parameters, adapter_of(shape, recipe)
-    per = 14 if layout.backend == "megatron" else 16 if recipe["ENGINE"] == "automodel" and not adapter else 12
+    per = 14 if layout.backend == "megatron" else 16 if engine_of(recipe).saves_twice and not adapter else 12
     kept = math.ceil(steps / every)
-    if recipe["ENGINE"] == "nemo2":
+    if engine_of(recipe).keeps_last:
         lowest = 2 if recipe["SCHEMA"] == "nemotron" else 1
         kept = min(kept, 1 + lowest * (recipe["VARIANT"] == "published"))
-    exports = len(recipe["AVERAGE_STEPS"].split(","))
+    exports = len(recipe["AVERAGE_STEPS"])
     trained = adapter or n
     kinds = {
         "data": data,

@@ -7,6 +7,7 @@ from typing import Any
 from sft.lib.done import read_done
 from sft.lib.errors import Failure
 from sft.lib.files import read_json
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import KEYS, Recipe
 from sft.recipe.paths import Paths
 
@@ -45,7 +46,7 @@ class Data:
 
 
 def moments(report: dict[str, Any]) -> tuple[float, float]:
-    """(mean, mean square) of a row's length, over all rows, of which those too long for SEQ_LEN count nothing.
+    """(mean, mean square) of a row's length, over all rows; one too long for SEQ_LEN counts as zero.
 
     The report has the mean but no squares: they come from its histogram's classes, at their middle, scaled by how far
     the middles' mean is from the true one. Where rows are too long, the mean comes from the histogram as well.
@@ -70,29 +71,29 @@ def from_report(recipe: Recipe, report: dict[str, Any]) -> Data:
             "raise SEQ_LEN or make other data"
         )
     about = "every row" if report["whole"] else f"a sample of {report['counted']:,} rows"
-    packed = recipe["PACKING"] == "true"
-    bins, fill = (report["bins_per_batch"], report["bin_fill"]) if packed else (int(recipe["GLOBAL_BATCH"]), 1.0)
+    packed = recipe["PACKING"]
+    bins, fill = (report["bins_per_batch"], report["bin_fill"]) if packed else (recipe["GLOBAL_BATCH"], 1.0)
     return Data(report["rows"], mean, square, bins, fill, True, f"the data report, from {about}")
 
 
 def assumed(recipe: Recipe, rows: int | None, again: str) -> Data:
     """What is taken for granted before the data are counted, with notes that say so."""
-    if "SCHEMA" in recipe:
+    if recipe["SCHEMA"] != "openmath":
         return assumed_schema(recipe, rows, again)
-    splits = recipe["SPLITS"].split(",")
-    filtered = recipe["FILTER_SPLITS"].split(",")
+    splits = recipe["SPLITS"]
+    filtered = recipe["FILTER_SPLITS"]
     known = recipe["DATASET"].endswith("/OpenMathReasoning")
-    seq_len = int(recipe["SEQ_LEN"])
+    seq_len = recipe["SEQ_LEN"]
     notes, source = [], "the prepared data"
     tokens = {s: ASSUMED_TOKENS for s in splits}
     for split in set(filtered) & {"cot", "tir"}:
-        tokens[split] = 2 * int(recipe.get("FILTER_MIN_TOKENS", ASSUMED_TOKENS // 2))
+        tokens[split] = 2 * recipe["FILTER_MIN_TOKENS"]
     weights = {s: PUBLISHED_ROWS[s] for s in splits} if known else dict.fromkeys(splits, 1)
-    if rows is None and known and recipe["FILTER_SPLITS"] == "none":
+    if rows is None and known and not recipe["FILTER_SPLITS"]:
         rows, source = sum(weights.values()), "as published; not counted here"
     elif rows is None:
         source = ""
-        why = f"what the filter keeps of {', '.join(filtered)}" if filtered != ["none"] else "the number of rows"
+        why = f"what the filter keeps of {', '.join(filtered)}" if filtered else "the number of rows"
         notes.append(f"{why} is not known before make data {again}; so there are no epochs")
     # A mix of rows, the filtered splits at their unfiltered weight for want of a better one.
     mean = min(sum(weights[s] * tokens[s] for s in splits) / sum(weights.values()), seq_len / 2)
@@ -101,10 +102,10 @@ def assumed(recipe: Recipe, rows: int | None, again: str) -> Data:
 
 def guessed(recipe: Recipe, rows: int | None, mean: float, source: str, notes: list[str], again: str) -> Data:
     """The data of a recipe by a guessed mean length in tokens, with a note that says so."""
-    batch, seq_len = int(recipe["GLOBAL_BATCH"]), int(recipe["SEQ_LEN"])
-    fill = ASSUMED_BIN_FILL if recipe["ENGINE"] == "nemo-rl" else ASSUMED_FILL_IN_ORDER
-    bins = math.ceil(batch * mean / (seq_len * fill)) if recipe["PACKING"] == "true" else batch
-    fill = fill if recipe["PACKING"] == "true" else 1.0
+    batch, seq_len = recipe["GLOBAL_BATCH"], recipe["SEQ_LEN"]
+    fill = ASSUMED_BIN_FILL if engine_of(recipe).bins == "best_fit" else ASSUMED_FILL_IN_ORDER
+    bins = math.ceil(batch * mean / (seq_len * fill)) if recipe["PACKING"] else batch
+    fill = fill if recipe["PACKING"] else 1.0
     notes.append(f"no report yet: assuming {mean:,.0f} tokens a row, a guess; run make report {again}")
     square = min(ASSUMED_SPREAD * mean * mean, mean * seq_len)
     return Data(rows, mean, square, bins, fill, False, source, notes)
@@ -115,14 +116,14 @@ def assumed_schema(recipe: Recipe, rows: int | None, again: str) -> Data:
     schema, source, notes = recipe["SCHEMA"], "the prepared data", []
     generated = recipe["DATASET_SOURCE"] == "generate"
     if rows is None and schema == "nemotron":
-        rows, source = int(recipe["CURATE_ROWS"]) or None, "CURATE_ROWS, if so many are left"
+        rows, source = recipe["CURATE_ROWS"] or None, "CURATE_ROWS, if so many are left"
         if rows is None:
             notes.append(f"how many rows are left is not known before make data {again}; so there are no epochs")
     elif rows is None and not generated:
         rows, source = SCHEMA_ROWS[schema], "as published; not counted here"
     elif rows is None:
         notes.append(f"the number of rows is not known before make data {again}; so there are no epochs")
-    return guessed(recipe, rows, min(SCHEMA_TOKENS[schema], int(recipe["SEQ_LEN"]) / 2), source, notes, again)
+    return guessed(recipe, rows, min(SCHEMA_TOKENS[schema], recipe["SEQ_LEN"] / 2), source, notes, again)
 
 
 def data_of(recipe: Recipe, paths: Paths, again: str) -> tuple[Data, int | None]:
@@ -134,13 +135,13 @@ def data_of(recipe: Recipe, paths: Paths, again: str) -> tuple[Data, int | None]
     if (paths.report / "DONE").is_file():
         done = read_done(paths.report, f"run: make report {again}")
         try:
-            same = all(recipe.get(k) == v for k, v in done["recipe"].items() if k in KEYS)
+            same = all(recipe["text"].get(k) == v for k, v in done["recipe"].items() if k in KEYS)
             same = same and made.get("outputs", {}).get(paths.rows.name) in (None, done["inputs"]["data"])
             if same:
                 return from_report(recipe, done["report"]), size
         except (KeyError, TypeError, IndexError, ZeroDivisionError) as error:
             why = f"{type(error).__name__}: {error}"
-            raise Failure(f"{paths.report}/DONE is no report ({why}); remove it and run: make report {again}") from None
+            raise Failure(f"{paths.report}/DONE is not a report ({why}); remove it, run: make report {again}") from None
         stale = "the report is of another recipe or other data, and left aside"
     data = assumed(recipe, rows, again)
     data.notes[:0] = [stale] if stale else []

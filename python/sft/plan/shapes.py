@@ -57,7 +57,7 @@ class Shape:
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of all layers but for the experts.
+        """Parameters of all layers except the experts.
 
         A layer: q, k, v and output projections h (2q + 2k) with their biases, norms 2 h (of queries and keys: 2 head
         sizes), SwiGLU 3 h f, or the router h E.
@@ -78,7 +78,7 @@ class Shape:
     def matmul_parameters(self) -> int:
         """Weights that a token is multiplied with: L h (2q + 2k), 3 h f or h E + K 3 h m a layer, and V h at the end.
 
-        Looking up the embedding, norms and biases are no matrix products; of the experts K count.
+        Looking up the embedding, norms and biases are not matrix products; of the experts K count.
         """
         dense = 3 * self.hidden * self.ffn
         sparse = self.hidden * self.experts + self.top_k * 3 * self.hidden * self.moe_ffn
@@ -123,7 +123,7 @@ class Shape:
         lora: the parameters of an adapter, which alone is trained. A frozen weight still passes the gradient on to
         what came before it, but gets none itself: of the backward pass one half remains, and 6 a weight become 4. The
         adapter's own weights take 6, and attention, which has no weights, what it always takes: 4 matmul_parameters
-        tokens + 6 lora tokens + 6 L q squares. Exact but for the first layer's queries, keys and values, before which
+        tokens + 6 lora tokens + 6 L q squares. Exact except for the first layer's queries, keys and values: before them
         nothing is trained.
         """
         weights = 4 * self.matmul_parameters + 6 * lora if lora else 6 * self.matmul_parameters

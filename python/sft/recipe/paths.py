@@ -29,7 +29,7 @@ class Paths:
         self.data = self.dataset / f"round{recipe.get('DATA_ROUND', round_)}"
         # The file of it that the trainer reads: one {"input", "output"} a line; as published, not rendered.
         published = recipe.get("VARIANT") == "published"
-        self.rows = self.data / ("training.jsonl" if published else ROWS[recipe.get("SCHEMA", "openmath")])
+        self.rows = self.data / ("training.jsonl" if published else ROWS[recipe["SCHEMA"]])
         self.run = self.work / "runs" / model / f"round{round_}"
         self.report, self.train, self.convert, self.average, self.eval, self.results = (
             self.run / stage for stage in ("report", "train", "convert", "average", "eval", "results")
@@ -41,7 +41,7 @@ class Paths:
         self.start: Path = Paths(work, model, "1", load(model, "1")).final if first else self.base
         # The model that the run ends with: the average, or the one step that there is of it.
         averages = ending(recipe) == "average"
-        self.final: Path = self.average if averages else self.convert / f"step_{recipe['AVERAGE_STEPS']}"
+        self.final: Path = self.average if averages else self.convert / f"step_{recipe['AVERAGE_STEPS'][0]}"
 
 
 def read_data(paths: Paths, again: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sft.lib.errors import usage
 from sft.lib.files import ROOT
-from sft.recipe.checks import check
+from sft.recipe.checks import check, parse
 from sft.recipe.keys import KEYS, Recipe
 
 RECIPES = ROOT / "recipes"
@@ -40,9 +40,9 @@ def rounds(model: str) -> list[str]:
     return read_file(paths_of()[model]).get("ROUNDS", "").split(",")
 
 
-def read_file(path: Path) -> Recipe:
+def read_file(path: Path) -> dict[str, str]:
     """KEY=VALUE lines of one file, strictly."""
-    found: Recipe = {}
+    found: dict[str, str] = {}
     where = path.relative_to(ROOT)
     for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line or line.startswith("#"):
@@ -79,13 +79,14 @@ def files(model: str, round_: str) -> list[Path]:
 
 
 def load(model: str, round_: str) -> Recipe:
-    """The checked recipe of a model and round, as strings. Raises Failure (status 2)."""
-    recipe: Recipe = {}
+    """The checked recipe of a model and round. Raises Failure (status 2)."""
+    text: dict[str, str] = {}
     for path in files(model, round_):
         for key, value in read_file(path).items():
-            if key in recipe:
+            if key in text:
                 usage(f"{path.relative_to(ROOT)}: {key} is already set in another file of the recipe; keep one")
-            recipe[key] = value
+            text[key] = value
+    recipe = parse(model, text)
     check(model, recipe)
     if recipe["START_FROM"] == "round1":
         if round_ == "1":

@@ -10,14 +10,14 @@ from sft.recipe.keys import Recipe, stage_keys
 from sft.recipe.paths import Paths, read_data
 
 
-def identity(recipe: Recipe, paths: Paths, args: Any) -> tuple[Recipe, dict[str, str]]:
+def identity(recipe: Recipe, paths: Paths, args: Any) -> tuple[dict[str, str], dict[str, str]]:
     """(recipe keys, input hashes) of the run, checked against its first link's record.
 
     Raises Failure when data or model are missing, cut short, or not those that the run was started with.
     """
     again = f"MODEL={args.model} ROUND={args.round}"
     data = read_data(paths, again)
-    if data["rows"]["all"] < int(recipe["GLOBAL_BATCH"]):
+    if data["rows"]["all"] < recipe["GLOBAL_BATCH"]:
         rows, batch = data["rows"]["all"], recipe["GLOBAL_BATCH"]
         raise Failure(f"{paths.data} has {rows} rows, which do not fill one GLOBAL_BATCH={batch}; prepare more data")
     if "MAX_EPOCHS" in recipe:
@@ -46,7 +46,7 @@ def identity(recipe: Recipe, paths: Paths, args: Any) -> tuple[Recipe, dict[str,
     return keys, inputs
 
 
-def record(paths: Paths, keys: Recipe, inputs: dict[str, str]) -> None:
+def record(paths: Paths, keys: dict[str, str], inputs: dict[str, str]) -> None:
     """Write what the run's first link was started with, which every later one is checked against."""
     if not (paths.train / "RUN").is_file():
         paths.train.mkdir(parents=True, exist_ok=True)

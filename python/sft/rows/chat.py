@@ -17,13 +17,41 @@ Message = dict[str, str]
 
 # The date that Llama 3.1's template has of its own.
 DAY = date(2024, 7, 26)
-# Variables of the template, which go before transformers' own of the same name.
+# Variables of the template, which take precedence over transformers' own of the same name.
 PINNED: dict[str, Any] = {"date_string": DAY.strftime("%d %b %Y"), "strftime_now": DAY.strftime}
 
 
 def render(tokenizer: Any, messages: Sequence[Message], prompt: bool = False) -> str:
     """The conversation as text; prompt: with the header of the answer that is to come. Raises TemplateError."""
     return tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=prompt, **PINNED)
+
+
+def render_text(template: str, messages: Sequence[Any], prompt: bool = False, **variables: Any) -> str:
+    """As `render`, without a tokenizer, whose loading takes torch and the memory for it.
+
+    variables: of the template, special tokens among them. Raises ValueError where the template refuses the messages.
+    """
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        rendered, _ = render_jinja_template(
+            [messages], chat_template=template, add_generation_prompt=prompt, **PINNED | variables
+        )
+    except (jinja2.TemplateError, TypeError) as error:
+        raise ValueError(f"the chat template refuses it ({str(error)[:120]})") from None
+    return rendered[0]
+
+
+def check_template(template: str) -> None:
+    """Raises ValueError for a template that cannot be read."""
+    import jinja2
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    try:
+        render_jinja_template([], chat_template=template)
+    except jinja2.TemplateError as error:
+        raise ValueError(str(error).partition("\n")[0][:100]) from None
 
 
 # --- a chat without a system message --------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.lib.errors import Failure
-from sft.recipe.checks import sequence_unit
+from sft.recipe.engines import engine_of, sequence_unit
 from sft.recipe.keys import Recipe
 from sft.rows.packing import fill, pack
 
@@ -57,7 +57,7 @@ def count(task: tuple[Path, Path, str, list[int]]) -> Lengths:
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 why = f"{type(error).__name__}: {error}"
                 raise Failure(
-                    f"{path}: the row at byte {offset} is no input and output ({why}); run make data again"
+                    f"{path}: the row at byte {offset} is not input and output ({why}); run make data again"
                 ) from None
     return found
 
@@ -67,28 +67,28 @@ def percentile(ordered: Sequence[int], share: float) -> int:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)]
 
 
-def too_long(engine: str, tokens: int, seq_len: int) -> bool:
-    """Whether a row of so many tokens carries no loss; row.py of each engine has the rule."""
-    return tokens >= seq_len if engine == "nemo-rl" else tokens > seq_len
+def too_long(recipe: Recipe, tokens: int) -> bool:
+    """Whether a row of so many tokens carries no loss, or is cut; row.py of each engine has the rule."""
+    return tokens >= recipe["SEQ_LEN"] + (not engine_of(recipe).row_below)
 
 
 def figures(recipe: Recipe, rows: int, found: Lengths, whole: bool, seed: int) -> dict[str, Any]:
     """What the lengths say of all `rows` rows. Shares are between 0 and 1, lengths are tokens."""
-    seq_len, batch, engine = int(recipe["SEQ_LEN"]), int(recipe["GLOBAL_BATCH"]), recipe["ENGINE"]
+    seq_len, batch, engine = recipe["SEQ_LEN"], recipe["GLOBAL_BATCH"], engine_of(recipe)
     total = found.total
     ordered, n = sorted(total), len(total)
     mean = sum(total) / n
     spread = math.sqrt(sum((x - mean) ** 2 for x in total) / max(1, n - 1))
     error = spread / math.sqrt(n) / mean if mean and not whole else 0.0
-    lost = [too_long(engine, x, seq_len) for x in total]
+    lost = [too_long(recipe, x) for x in total]
     supervised = sum(s for s, gone in zip(found.answer, lost, strict=True) if not gone) / n
     # One global batch, drawn: with fewer rows counted than a batch has, some stand in more than once. Of NeMo-RL: a row
     # that is masked leaves a few tokens, and a row in a bin is padded.
     draw = random.Random(seed)
     drawn = draw.sample(total, batch) if batch <= n else draw.choices(total, k=batch)
-    if engine == "nemo-rl":
+    if engine.pads:
         unit = sequence_unit(recipe)
-        lengths = [-(-(8 if too_long(engine, x, seq_len) else x) // unit) * unit for x in drawn]
+        lengths = [-(-(8 if too_long(recipe, x) else x) // unit) * unit for x in drawn]
         packed = pack(lengths, -(-seq_len // unit) * unit)
     else:  # in their order, without padding, as automodel/packed.py does
         lengths = [max(1, min(x, seq_len) - 1) for x in drawn]
@@ -117,7 +117,7 @@ def figures(recipe: Recipe, rows: int, found: Lengths, whole: bool, seed: int) -
         "bins_per_batch": len(bins),
         "bin_fill": sum(bins) / (len(bins) * seq_len),
         "steps_per_epoch_packed": max(1, round(rows / batch * len(bins) / batch)),
-        "epochs": int(recipe["STEPS"]) * batch / rows,
+        "epochs": recipe["STEPS"] * batch / rows,
         "histogram": histogram(ordered, seq_len),
     }
 

@@ -3,7 +3,7 @@
 A byte-level BPE cuts text into pieces by a regular expression and merges within each piece alone, so the number of
 tokens of a text is the sum over its pieces. Of Qwen2.5's expression (tokenizer.json of Qwen/Qwen2.5-14B), and of
 Llama 3's, which differs in taking digits by threes (tokenizer.json of meta-llama/Llama-3.1-8B), two things are used
-here. A piece does not go on over a space, but for some runs of blanks: elsewhere text can be cut before spaces, and
+here. A piece does not go on over a space, except some runs of blanks: elsewhere text can be cut before spaces, and
 the words so found, of which a few thousand different ones make up most of any text, have their counts in a cache. And
 a newline ends a piece wherever a non-blank follows it. What is not in the cache is encoded by the tokenizers library;
 so are words that are not ASCII, lines with an added token, and texts of every other kind of tokenizer.
@@ -22,7 +22,7 @@ QWEN2_PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 LLAMA3_PIECES = QWEN2_PIECES.replace(r"\p{N}|", r"\p{N}{1,3}|")
-# Blanks for which the library's \s and Python's differ, and what else is no text: left to the library.
+# Blanks for which the library's \s and Python's differ, and what else is not text: left to the library.
 CONTROL = bytes({*range(0x20), 0x7F} - set(b"\t\n\r"))
 # A newline before anything that is not blank ends a piece, whatever surrounds it.
 CUT = re.compile(r"(?<=\n)(?=\S)")

@@ -3,7 +3,7 @@
 Results are those of NeMo-Skills 8b18f39 nemo_skills/training/data_preparation_utils/arithmetic_utils.py and of the two
 filters that use it (filters.py:183 and :333), which hand what a model wrote to Python's eval. Here the text is parsed
 by Python's grammar and nothing but numbers and operators is evaluated, within limits on sizes: beyond them an
-expression is left alone, as is one that is no arithmetic.
+expression is left alone, as is one that is not arithmetic.
 """
 
 import ast
@@ -40,7 +40,7 @@ def expressions(text: str) -> Iterator[tuple[str, int]]:
     """The arithmetic expressions of a text, with the position at which each begins (arithmetic_utils.py:56).
 
     Those with two operators or more; but at a full stop that follows no digit, whatever has been collected so far,
-    and the collecting goes on without that full stop.
+    and the collecting continues without that full stop.
     """
     for run in RUN.finditer(text):
         span = run[0]
@@ -186,7 +186,7 @@ BINARY: dict[type[ast.AST], Callable[..., Number]] = {
 def wrong(text: str) -> bool:
     """Whether an equation in the text does not hold: its first part, solved, against its last (filters.py:183).
 
-    What is no arithmetic, or too large, is not wrong.
+    What is not arithmetic, or too large, is not wrong.
     """
     for expression, _ in affordable(text):
         first, *others = expression.split("=")

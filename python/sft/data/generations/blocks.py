@@ -41,13 +41,11 @@ class Block(NamedTuple):
     line: int  # number of the first
 
 
-# Of a row: hashes of what it was, of its problem, of what it has become; where it is in which spool; which filters
+# One row: hashes of what it was, of its problem, of what it has become; where it is in which spool file; which filters
 # changed it (bits); the filter that dropped it, from 1; whether it has code.
 INDEX = struct.Struct("<16s16s16sQIIIBB")
 INDEX_FIELDS = [("source", "<u8", 2), ("problem", "<u8", 2), ("result", "<u8", 2), ("offset", "<u8"), ("length", "<u4")]
-INDEX_FIELDS += [("spool", "<u4"), ("changed", "<u4"), ("dropped", "u1"), ("code", "u1")]
-PLACE = struct.Struct("<QII")
-PLACE_FIELDS = [("offset", "<u8"), ("length", "<u4"), ("spool", "<u4")]
+INDEX_FIELDS += [("file", "<u4"), ("changed", "<u4"), ("dropped", "u1"), ("code", "u1")]
 
 
 # What judges write around the two words that they are asked for: emphasis, headings, quotes, either spelling.

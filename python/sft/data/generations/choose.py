@@ -4,9 +4,10 @@ from array import array
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sft.data.generations.blocks import BLOCK_BYTES, INDEX, INDEX_FIELDS, PLACE_FIELDS
+from sft.data.generations.blocks import BLOCK_BYTES, INDEX, INDEX_FIELDS
 from sft.data.generations.options import Options
 from sft.data.generations.rules import EDITS, enabled
+from sft.rows import spool
 
 # --- between the passes: which rows, in which order ----------------------------------------------------------------
 
@@ -82,7 +83,7 @@ def choose(task: tuple[Options, Path]) -> Chosen:
         order = np.lexsort((~code, problem))  # those with code first, stable
         rows, problem = rows[order], problem[order]
 
-    # preprocessing.py:264-306, but for as many rows as asked for: there upstream keeps none.
+    # preprocessing.py:264-306, except for as many rows as asked for: there upstream keeps none.
     number, before = options.num_output_samples, len(rows)
     if options.downsampling_method == "fair" and number < before:
         solutions = np.bincount(problem)
@@ -105,7 +106,7 @@ def choose(task: tuple[Options, Path]) -> Chosen:
     rows = rows[firsts]
     dropped["duplicates_after_filters"] = before - len(rows)
 
-    places = np.empty(len(rows), np.dtype(PLACE_FIELDS))
+    places = np.empty(len(rows), np.dtype(spool.PLACE))
     for field in places.dtype.names or ():
         places[field] = table[field][rows]
     places.tofile(folder / "order")

@@ -103,7 +103,7 @@ class Filtering:
             changed |= (verdict == CHANGED) << number
         self.check(row, where)
         result.update(row[o.output_key].encode())
-        stored = json.dumps([where, row]).encode()
+        stored = json.dumps([where, row]).encode() + b"\n"
         code = self.code is not None and self.code in row[o.output_key]
         hashes = source.digest(), group.digest(), result.digest()
         return INDEX.pack(*hashes, offset, len(stored), os.getpid(), changed, 0, code), stored

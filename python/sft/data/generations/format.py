@@ -1,15 +1,14 @@
 """A generation as a training row: the prompt's template filled in."""
 
 import json
-import os
 from pathlib import Path
 
-from sft.data.generations.blocks import PLACE, Job, Template, number_or_text
+from sft.data.generations.blocks import Job, Template, number_or_text
 from sft.data.generations.options import Row
 from sft.data.generations.rules import incomplete
 from sft.lib.errors import Failure, usage
-from sft.rows import control
-from sft.rows.chat import PINNED
+from sft.rows import control, spool
+from sft.rows.chat import render_text
 
 # --- second pass: format, write --------------------------------------------------------------------------------------
 
@@ -19,26 +18,21 @@ class Formatting:
 
     def __init__(self, job: Job, folder: Path):
         self.options, self.prompt, self.template, self.folder = job.options, job.prompt, job.template, folder
-        self.spools: dict[int, int] = {}
         self.begin: str | None = None
-        if job.template and job.template.text:
-            from transformers.utils.chat_template_utils import render_jinja_template
-
-            self.render_all = render_jinja_template
 
     def block(self, task: tuple[int, int, int]) -> tuple[int, control.Counts, bytes]:
         """How many rows of (block's number, first row, end) get no end of turn, the control tokens in their texts, and
         their lines. Raises Failure."""
+        import numpy as np
+
         _, first, end = task
-        with open(self.folder / "order", "rb") as file:
-            file.seek(first * PLACE.size)
-            places = file.read((end - first) * PLACE.size)
+        place = np.dtype(spool.PLACE)
+        places = np.fromfile(self.folder / "order", place, end - first, offset=first * place.itemsize)
         cut_off, lines = 0, []
         tokens: control.Counts = {}
-        for offset, length, spool in PLACE.iter_unpack(places):
-            if spool not in self.spools:
-                self.spools[spool] = os.open(self.folder / str(spool), os.O_RDONLY)
-            where, row = json.loads(os.pread(self.spools[spool], length, offset))
+        files = {number: self.folder / str(number) for number in set(places["file"].tolist())}
+        for line in spool.read(files, places).split(b"\n")[:-1]:
+            where, row = json.loads(line)
             cut_off += self.prompt is not None and incomplete(row)
             for kind, key in (("problem", self.options.input_key), ("answer", self.options.output_key)):
                 control.add(tokens, kind, (row[key],))
@@ -72,18 +66,10 @@ class Formatting:
         return result | (o.metadata or {})
 
     def render(self, messages: list[Row], generation_prompt: bool) -> str:
-        """As chat_template.render, without loading the tokenizer and torch in each worker."""
-        assert self.template
-        import jinja2
-
-        variables = PINNED | self.template.special | (self.options.chat_template_kwargs or {})
-        try:
-            rendered, _ = self.render_all(
-                [messages], chat_template=self.template.text, add_generation_prompt=generation_prompt, **variables
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise ValueError(f"the chat template fails ({str(error)[:120]})") from None
-        return rendered[0]
+        """The conversation as the template of --tokenizer has it. Raises ValueError."""
+        assert self.template and self.template.text
+        variables = self.template.special | (self.options.chat_template_kwargs or {})
+        return render_text(self.template.text, messages, generation_prompt, **variables)
 
     def question(self, row: Row) -> str:
         """nemo_skills/prompt/utils.py:243."""
@@ -141,3 +127,14 @@ def load_template(job: Job) -> Template:
     except ValueError as error:
         raise Failure(f"--tokenizer: {error}; correct the prompt or --chat-template-kwargs") from None
     return template
+
+
+def prompt_frame(job: Job) -> list[str] | None:
+    """What stands before and after the problem in each prompt, for an evaluation to ask likewise; None where the prompt
+    takes more of a row than that. In a process of its own, as load_template."""
+    assert job.prompt
+    key, mark = job.options.input_key, "\ue000"
+    if job.prompt.fields() != [key]:
+        return None
+    parts = Formatting(job, Path()).question({key: mark}).split(mark)
+    return parts if len(parts) == 2 else None

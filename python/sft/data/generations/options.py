@@ -55,9 +55,10 @@ def at_least(least: int) -> Callable[[str], int]:
 
 
 def portion(text: str) -> float:
-    if not keys.number(text) or float(text) > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
-    return float(text)
+    try:
+        return keys.read_share(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1") from None
 
 
 def json_object(text: str) -> Row:
@@ -247,7 +248,7 @@ class Prompt(NamedTuple):
     system: str | None
 
     def fields(self) -> list[str]:
-        """The fields of a row that `user` asks for. Raises ValueError for what is no format string."""
+        """The fields of a row that `user` asks for. Raises ValueError for what is not a format string."""
         names = {name for _, name, _, _ in string.Formatter().parse(self.user) if name is not None}
         return sorted({re.split(r"[.\[]", name)[0] for name in names} - {"examples"})
 
@@ -281,7 +282,7 @@ def load_prompt(options: Options) -> Prompt | None:
     try:
         fields = prompt.fields()
     except ValueError as error:
-        usage(f"--prompt-config: {name} is no format string ({error}); fix it")
+        usage(f"--prompt-config: {name} is not a format string ({error}); fix it")
     known = {options.input_key, *KEYS_TO_KEEP} - {options.output_key}
     if options.add_code_execution_counts:
         known.add(COUNTER)

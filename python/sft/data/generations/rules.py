@@ -11,7 +11,7 @@ from pathlib import Path
 from sft.data.generations import arithmetic
 from sft.data.generations.options import COUNTER, Options, Row
 
-# Of the filters below: literal texts, math_sft.yaml:111-168, and filters.py:40-41.
+# Literal texts of the filters below, math_sft.yaml:111-168, and filters.py:40-41.
 CODE_ERRORS = ("Traceback (most recent call last)", "<output cut>", "Timed out", "SyntaxError")
 VERIFICATION = (
     "Let's verify this with Python",
@@ -54,7 +54,7 @@ def lacks(*texts: str) -> Callable[[str], bool]:
 def incomplete(row: Row) -> bool:
     """Whether a generation was cut off: what upstream means to ask (preprocessing.py:388).
 
-    Null is what servers say of one that still goes on. Raises ValueError when the field is no text.
+    Null is what servers say of one that still goes on. Raises ValueError when the field is not text.
     """
     reason = row.get("finish_reason", "stop")
     if reason is not None and not isinstance(reason, str):

@@ -5,8 +5,8 @@ messages.jsonl (the same rows in the same order, as messages), validation.jsonl 
 DONE with what each filter dropped. rules.py has the rules and what differs between the variants.
 
 Worker processes filter a part of the input each and write its rows, sorted, as a shard. Of all rows only some 26 bytes
-each are then held, to drop copies and to draw what is held out and taken; the outputs are put together from slices of
-the shards, so that memory is a few blocks of rows a process, whatever the input's size. A row's place depends on the
+each are then held, to drop copies and to draw what is held out and taken; an output's rows take some 40 bytes each
+while it is put together from the shards. A row's place depends on the
 rows, on the seed and on nothing else. An interrupted run resumes at the first unfinished shard.
 """
 
@@ -27,20 +27,21 @@ from sft.data.nemotron.fetch import (
     source_folder,
     tokenizer_folder,
 )
-from sft.data.nemotron.order import Output, edges, write_all
+from sft.data.nemotron.order import Output, write_output
 from sft.data.nemotron.rules import FIELDS, FILTERS, MODES, BadRow, Filters, Kept, identities, load_filters, read_row
 from sft.data.nemotron.select import TENTHS, Selection, on_before, select
-from sft.data.nemotron.shards import INDEX, TRAINING, VALIDATION, Curated, Job, shard_file
+from sft.data.nemotron.shards import INDEX, TRAINING, VALIDATION, Curated, Job
 from sft.data.nemotron.template import Rules
+from sft.data.parts import finish, make_all, shard_file, write_all
 from sft.lib.done import code_hash, is_done, resumable_folder, write_done
-from sft.lib.errors import Failure, Interrupted
-from sft.lib.files import read_json, write_json
-from sft.lib.progress import Progress, log, ratio
+from sft.lib.errors import Failure
+from sft.lib.progress import log, ratio
 from sft.lib.workers import Workers, cores
 from sft.recipe.keys import Recipe, stage_keys
 from sft.recipe.paths import Paths
-from sft.rows import control, shuffle
+from sft.rows import control
 from sft.rows.files import Part, bad_row, batches, check_unchanged, cut, inspect_all
+from sft.rows.spool import Written, block_size
 
 # --- what a worker does ------------------------------------------------------------------------------------------
 
@@ -53,7 +54,7 @@ def filters(job: Job) -> Filters:
 
 
 def probe(job: Job) -> dict[str, str]:
-    """Load what the filters need, and say what it was. In a worker, for a broken model may end the process."""
+    """Load what the filters need, and say what it was. In a worker, for the memory that it takes."""
     return identities(filters(job), job.tokenizer, job.language, job.evaluation)
 
 
@@ -118,77 +119,33 @@ def curate_part(task: tuple[Job, Part]) -> Curated:
     ordered = [row for mode in MODES for row in sorted(made[mode], key=lambda row: row[0])]
     index = np.array([(r[2], r[0], r[1], len(r[3]), len(r[4])) for r in ordered], dtype=INDEX)
     index.tofile(shard_file(job.folder, part.name, "index"))
-    for column, output in ((3, "training"), (4, "messages")):
-        stream = shuffle.Stream(shard_file(job.folder, part.name, output))
-        stream.write(memoryview(bytes(row[column])) for row in ordered)
-        stream.close()
-    result = Curated(
-        part.name,
-        read,
-        dropped,
-        {mode: len(rows) for mode, rows in made.items()},
-        {output: int(index[output].sum()) for output in ("training", "messages")},
-        empty,
-        dict(used),
-        tokens,
-    )
-    write_json(shard_file(job.folder, part.name, "json"), dataclasses.asdict(result))
-    return result
-
-
-def finished_part(job: Job, part: Part) -> Curated | None:
-    """What an interrupted run made of a part, if it finished it."""
-    record = shard_file(job.folder, part.name, "json")
-    if not record.is_file():
-        return None
-    made = Curated(**read_json(record))
-    sizes = made.bytes | {"index": 24 * made.all_rows()}
-    whole = all(
-        (path := shard_file(job.folder, part.name, kind)).is_file() and path.stat().st_size == size
-        for kind, size in sizes.items()
-    )
-    return made if whole else None
-
-
-def curate_all(workers: Workers, job: Job, parts: list[Part]) -> list[Curated]:
-    """Every part as a shard, in order; those that an interrupted run finished are taken as they are."""
-    made = {part.name: found for part in parts if (found := finished_part(job, part))}
-    if made:
-        log(f"data: going on with an interrupted run: {len(made)} of {len(parts)} shards are there")
-    tasks = [(job, part) for part in parts if part.name not in made]
-    progress, total = Progress("data: rows"), sum(part.bytes for _, part in tasks) or 1
-    done_bytes = done_rows = 0
-    for (_, part), result in workers.run(curate_part, tasks):
-        made[part.name] = result
-        done_bytes, done_rows = done_bytes + part.bytes, done_rows + sum(result.read.values())
-        progress.show(done_rows, done_bytes / total)
-    return [made[part.name] for part in parts]
-
-
-def identify(workers: Workers, job: Job) -> dict[str, str]:
-    try:
-        return next(found for _, found in workers.run(probe, [job]))
-    except Interrupted:
-        raise Failure(f"{job.language}: fastText cannot load it, and dies of it; fetch it again") from None
+    with open(shard_file(job.folder, part.name, "training"), "wb") as file:
+        file.writelines(row[3] for row in ordered)
+    with open(shard_file(job.folder, part.name, "messages"), "wb") as file:
+        file.writelines(row[4] for row in ordered)
+    sizes = {output: int(index[output].sum(dtype=np.int64)) for output in ("training", "messages")}
+    left = {mode: len(found) for mode, found in made.items()}
+    files = sizes | {"index": index.nbytes}
+    return finish(job.folder, Curated(part.name, files, read, dropped, left, empty, dict(used), tokens))
 
 
 def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
     """What `make data` does for the Llama-Nemotron data. Raises Failure."""
-    keys, seed = stage_keys(recipe, "data"), int(recipe["SEED"])
+    keys, seed = stage_keys(recipe, "data"), recipe["SEED"]
     tokenizer = tokenizer_folder(paths, args.tokenizer, f"MODEL={args.model} ROUND={args.round}")
     source, revision = source_folder(recipe, paths, args.source)
     evaluation = evaluation_files(recipe, paths)  # generated data brings its own
-    found = source_files(source, recipe["CURATE_FILES"].split(","))
-    language = language_model(paths, source, args.lang_model, args.lang_model_url)
+    found = source_files(source, recipe["CURATE_FILES"])
+    language = language_model(paths, source, args.lang_model, args.lang_model_url, args.lang_model_sha256)
     rules = Rules(
         recipe["CURATE_USED_IN"],
-        int(recipe["CURATE_MAX_TOKENS"]),
-        int(recipe["CURATE_MAX_COMPLETION"]),
+        recipe["CURATE_MAX_TOKENS"],
+        recipe["CURATE_MAX_COMPLETION"],
         recipe["VARIANT"] == "published",
     )
     job = Job(paths.data, seed, rules, tokenizer, language, evaluation)
     with Workers(cores(args.workers)) as workers:
-        inputs = identify(workers, job)
+        inputs = next(found for _, found in workers.run(probe, [job]))
         sources = inspect_all(workers, [(path, "rows") for path in found], {"rows": list(FIELDS)})
         inputs |= {str(s.path.relative_to(source)): s.sha256 for s in sources}
         if is_done(paths.data, keys, inputs):
@@ -196,22 +153,23 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
             return
         if paths.data.exists():
             raise Failure(f"{paths.data} exists and is not ours to write; move it away or set another WORK")
-        block = shuffle.block_size(sum(s.text for s in sources))
+        block = block_size(sum(s.text for s in sources))
         parts = cut(sources, block)
         identity = {"recipe": keys, "inputs": inputs, "code": code_hash("lib", "rows", "data")}
         with resumable_folder(paths.data, identity) as folder:
             shards = folder / "shards"
             shards.mkdir(exist_ok=True)
             job = dataclasses.replace(job, folder=shards)
-            made = curate_all(workers, job, parts)
+            made = make_all(workers, curate_part, job, parts, Curated, lambda shard: sum(shard.read.values()))
             chosen = select(job, made, recipe, source)
-            chunk = int(recipe["CURATE_CHUNK"])
-            at = {mode: edges(shards, made, mode, block) for mode in MODES}
+            chunk = recipe["CURATE_CHUNK"]
             names = [("training", "training", TRAINING), ("messages", "messages", TRAINING)]
             if sum(chosen.validation.values()):
                 names.append(("validation", "training", VALIDATION))
-            outputs = [Output(folder / f"{n}.jsonl", form, state, chunk, made, shards, at) for n, form, state in names]
-            written = write_all(workers, outputs, sum(sum(shard.bytes.values()) for shard in made))
+            outputs = [Output(folder / f"{n}.jsonl", form, state, chunk, made, shards) for n, form, state in names]
+            total = sum(shard.files[kind] for shard in made for kind in ("training", "messages"))
+            made_of = write_all(workers, write_output, outputs, total)
+            written = {output.target.name: file for output, file in made_of}
             for output in outputs:
                 file = written[output.target.name]
                 want = sum((chosen.training if output.state == TRAINING else chosen.validation).values())
@@ -221,7 +179,7 @@ def make(args: argparse.Namespace, recipe: Recipe, paths: Paths) -> None:
             workers.close()
             done = write_done(folder, keys, inputs, **facts(made, parts, chosen, chunk, source, revision, written))
     summary(done, paths.data)
-    if done["rows"]["all"] < int(recipe["GLOBAL_BATCH"]):
+    if done["rows"]["all"] < recipe["GLOBAL_BATCH"]:
         log(f"data: that does not fill one GLOBAL_BATCH={recipe['GLOBAL_BATCH']}: training will refuse it")
 
 
@@ -232,7 +190,7 @@ def facts(
     chunk: int,
     source: Path,
     revision: str,
-    written: dict[str, shuffle.Written],
+    written: dict[str, Written],
 ) -> dict[str, Any]:
     """What DONE says of the curation beside keys and inputs."""
     files: dict[str, dict[str, dict[str, int]]] = {}
@@ -259,7 +217,7 @@ def facts(
         "control_tokens": control.merge(s.control for s in made),  # of all rows that passed the filters
         "files": files,
         "used_in_training": dict(used.most_common(LISTED)),
-        # Of each tenth of training.jsonl: rows, and how many of them have reasoning on.
+        # Per tenth of training.jsonl: rows, and how many of them have reasoning on.
         "along": [
             {"rows": last - first, "on": on_before(last, on, off, chunk) - on_before(first, on, off, chunk)}
             for first, last in pairwise(places)

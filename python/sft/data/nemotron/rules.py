@@ -191,7 +191,7 @@ class Filters:
                 continue
             try:
                 left.append((number, row, *self.template.split(row.messages, row.output)))
-                (left[-1][2] + left[-1][3]).encode()  # a lone surrogate is no text
+                (left[-1][2] + left[-1][3]).encode()  # a lone surrogate is not text
             except ValueError as error:
                 raise BadRow(number, str(error)) from None
         if not left:
@@ -215,7 +215,7 @@ class Filters:
 
 
 class BadRow(ValueError):
-    """A row that is no good, by its number as `batches` counts."""
+    """A row that cannot be used, by its number as `batches` counts."""
 
     def __init__(self, number: int, why: str):
         super().__init__(why)

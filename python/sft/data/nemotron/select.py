@@ -103,9 +103,10 @@ class Selection:
 
 
 def select(job: Job, made: list[Curated], recipe: Recipe, source: Path) -> Selection:
-    """Decide on every row that passed, and write it to job.folder/state, a byte a row in the order of the shards.
+    """Decide on every row that passed, and write it to job.folder/state, one byte per row in the order of the shards.
 
-    A copy of a row, prompt and answer, goes but for the first. Rows are held out by mode and length, in the shares
+    Copies of a row (same prompt and answer) are dropped, except the first. Rows are held out by mode and length, in the
+    shares
     that these have, and drawn from the rest by mode; or the first of the finished file are taken, as published. All
     draws come of the rows' text and SEED. Memory: some 26 bytes a row. Raises Failure when no row is left.
     """
@@ -124,10 +125,10 @@ def select(job: Job, made: list[Curated], recipe: Recipe, source: Path) -> Selec
         is_on[at : at + shard.rows["on"]] = True
         at = end
     masks: dict[str, Callable[[], Any]] = {"on": lambda: is_on, "off": lambda: ~is_on}
-    unique = ~copies(draws) if recipe["CURATE_DEDUPLICATE"] == "true" else np.ones(rows, bool)
+    unique = ~copies(draws) if recipe["CURATE_DEDUPLICATE"] else np.ones(rows, bool)
     duplicates = {mode: int((masks[mode]() & ~unique).sum()) for mode in MODES}
 
-    held, asked = np.zeros(rows, bool), int(recipe["CURATE_VAL_ROWS"])
+    held, asked = np.zeros(rows, bool), recipe["CURATE_VAL_ROWS"]
     left = int(unique.sum())
     if asked >= left:
         raise Failure(f"CURATE_VAL_ROWS={asked} of {left:,} rows leave none to train on; lower it or give more data")
@@ -142,12 +143,12 @@ def select(job: Job, made: list[Curated], recipe: Recipe, source: Path) -> Selec
                 mine = masks[mode]() & unique
                 mine[mine] = classes[lengths[mine]] == n
                 held |= lowest(draws, mine, part)
-    wanted = int(recipe["CURATE_ROWS"])
+    wanted = recipe["CURATE_ROWS"]
     pool = {mode: int((masks[mode]() & unique & ~held).sum()) for mode in MODES}
     taken = dict(pool)
     if 0 < wanted < sum(pool.values()):
         if recipe["CURATE_TAKE"] == "head":
-            taken["on"] = on_before(wanted, pool["on"], pool["off"], int(recipe["CURATE_CHUNK"]))
+            taken["on"] = on_before(wanted, pool["on"], pool["off"], recipe["CURATE_CHUNK"])
             taken["off"] = wanted - taken["on"]
             by = lengths
         else:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from sft.data.nemotron.template import Rules
+from sft.data.parts import Shard, shard_file
 from sft.rows.control import Counts
 
-# Of a row that its shard holds: draw is of the row's text and the seed, so equal rows have equal ones.
+# A row that its shard holds: draw is of the row's text and the seed, so equal rows have equal ones.
 INDEX = [("draw", "<u8"), ("completion", "<u4"), ("total", "<u4"), ("training", "<u4"), ("messages", "<u4")]
 UNUSED, TRAINING, VALIDATION = range(3)
 
@@ -25,17 +26,15 @@ class Job:
 
 
 @dataclass
-class Curated:
+class Curated(Shard):
     """The shard of a part, and what became of its rows. The rows with reasoning on come first in it, each half sorted.
 
-    rows, bytes: of its files, by mode and by output. used: rows by reasoning and used_in_training.
+    files: index, training and messages. rows: by mode. used: rows by reasoning and used_in_training.
     """
 
-    name: str
     read: dict[str, int]
     dropped: dict[str, dict[str, int]]
     rows: dict[str, int]
-    bytes: dict[str, int]
     empty: int
     used: dict[str, int]
     control: Counts
@@ -44,13 +43,8 @@ class Curated:
         return sum(self.rows.values())
 
 
-def shard_file(folder: Path, name: str, kind: str) -> Path:
-    return folder / f"{name}.{kind}"
-
-
-def read_index(folder: Path, name: str, first: int = 0, last: int = -1) -> Any:
-    """The INDEX of a shard's rows, or of some of them."""
+def read_index(folder: Path, name: str) -> Any:
+    """The INDEX of a shard's rows."""
     import numpy as np
 
-    width = np.dtype(INDEX).itemsize
-    return np.fromfile(shard_file(folder, name, "index"), INDEX, max(-1, last - first), offset=first * width)
+    return np.fromfile(shard_file(folder, name, "index"), INDEX)

@@ -4,13 +4,12 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from sft.lib.errors import Failure
 from sft.lib.files import read_json
-from sft.rows.chat import PINNED, Message
+from sft.rows.chat import Message, check_template, render_text
 
 
 @dataclass(frozen=True)
@@ -27,18 +26,14 @@ class Rules:
 
 
 class Template:
-    """The chat template of a tokenizer, compiled once, as chat_template.render does it."""
+    """The chat template of a tokenizer."""
 
     def __init__(self, folder: Path):
-        import jinja2
-
-        self.folder = folder
         self.text, self.special = template_of(folder)
         try:
-            self.template = environment().from_string(self.text)
-        except jinja2.TemplateError as error:
-            why = str(error).partition("\n")[0][:100]
-            raise Failure(f"{folder}: its chat template cannot be read ({why}); fetch it again") from None
+            check_template(self.text)
+        except ValueError as error:
+            raise Failure(f"{folder}: its chat template cannot be read ({error}); fetch it again") from None
 
     @property
     def sha256(self) -> str:
@@ -46,19 +41,7 @@ class Template:
 
     def render(self, messages: list[Message], prompt: bool = False) -> str:
         """The conversation as text; prompt: with the header of the answer that is to come. Raises ValueError."""
-        import jinja2
-
-        try:
-            return self.template.render(
-                messages=messages,
-                tools=None,
-                documents=None,
-                add_generation_prompt=prompt,
-                **PINNED,
-                **self.special,
-            )
-        except (jinja2.TemplateError, TypeError) as error:
-            raise ValueError(f"the chat template refuses it ({str(error)[:100]})") from None
+        return render_text(self.text, messages, prompt, **self.special)
 
     def split(self, messages: list[Message], answer: str) -> tuple[str, str]:
         """(prompt, completion) of a conversation and its answer, which together are its whole rendering.
@@ -91,37 +74,6 @@ def template_of(folder: Path) -> tuple[str, dict[str, str]]:
         if re.fullmatch(r"(bos|eos|unk|sep|pad|cls|mask)_token", name) and value is not None
     }
     return found, special
-
-
-@cache
-def environment() -> Any:
-    """Jinja as chat templates expect it (transformers v5.18.0 utils/chat_template_utils.py)."""
-    import jinja2.ext
-    import jinja2.nodes
-    import jinja2.sandbox
-
-    class Generation(jinja2.ext.Extension):
-        """{% generation %} marks the answer for a mask, and renders as what it holds."""
-
-        tags = {"generation"}  # noqa: RUF012
-
-        def parse(self, parser: Any) -> Any:
-            line = next(parser.stream).lineno
-            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-            return jinja2.nodes.Scope(body, lineno=line)
-
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    def tojson(value: Any, ensure_ascii: bool = False, **options: Any) -> str:
-        return json.dumps(value, ensure_ascii=ensure_ascii, **options)
-
-    found = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
-    )
-    found.filters["tojson"] = tojson
-    found.globals["raise_exception"] = refuse
-    return found
 
 
 # --- tokens ------------------------------------------------------------------------------------------------------

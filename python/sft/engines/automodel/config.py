@@ -14,11 +14,10 @@ def render(recipe: Recipe, paths: Paths, resume: Path | None = None) -> dict[str
 
     Everything a run depends on is written out, so that a changed default upstream cannot change it.
     """
-    number = {k: float(recipe[k]) for k in ("LR", "MIN_LR", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_EPS", "CLIP_GRAD")}
-    steps, seed = int(recipe["STEPS"]), int(recipe["SEED"])
+    steps, seed = recipe["STEPS"], recipe["SEED"]
     dtype, lora = recipe["DTYPE"], "LORA_RANK" in recipe
-    processes = int(recipe["NODES"]) * int(recipe["GPUS_PER_NODE"])
-    shuffle, packing = recipe.get("SHUFFLE", "true") == "true", recipe["PACKING"] == "true"
+    processes = recipe["NODES"] * recipe["GPUS_PER_NODE"]
+    shuffle, packing = recipe["SHUFFLE"], recipe["PACKING"]
     checkpoint: dict[str, Any] = {
         "enabled": True,
         "checkpoint_dir": str(paths.train / "checkpoints"),
@@ -32,11 +31,11 @@ def render(recipe: Recipe, paths: Paths, resume: Path | None = None) -> dict[str
         "recipe": "TrainFinetuneRecipeForNextTokenPrediction",
         "seed": seed,
         "step_scheduler": {
-            "global_batch_size": int(recipe["GLOBAL_BATCH"]),
-            "local_batch_size": int(recipe["MICRO_BATCH"]),
+            "global_batch_size": recipe["GLOBAL_BATCH"],
+            "local_batch_size": recipe["MICRO_BATCH"],
             "max_steps": steps,
             "num_epochs": None,  # as many as max_steps needs
-            "ckpt_every_steps": int(recipe["SAVE_EVERY"]),
+            "ckpt_every_steps": recipe["SAVE_EVERY"],
             "save_checkpoint_every_epoch": False,
         },
         "dist_env": {"backend": "gloo" if recipe["DEVICE"] == "cpu" else "nccl", "timeout_minutes": 30},
@@ -52,10 +51,10 @@ def render(recipe: Recipe, paths: Paths, resume: Path | None = None) -> dict[str
         "checkpoint": checkpoint,
         "distributed": {
             "strategy": "fsdp2",
-            "tp_size": int(recipe["TP"]),
-            "cp_size": int(recipe["CP"]),
-            "pp_size": int(recipe["PP"]),
-            "activation_checkpointing": recipe.get("ACTIVATION_CHECKPOINTING", "false") == "true",
+            "tp_size": recipe["TP"],
+            "cp_size": recipe["CP"],
+            "pp_size": recipe["PP"],
+            "activation_checkpointing": recipe["ACTIVATION_CHECKPOINTING"],
             "mp_policy": {
                 "_target_": "torch.distributed.fsdp.MixedPrecisionPolicy",
                 "param_dtype": dtype,
@@ -70,9 +69,9 @@ def render(recipe: Recipe, paths: Paths, resume: Path | None = None) -> dict[str
         "dataset": {
             "_target_": "sft.engines.automodel.packed.PackedSteps" if packing else "sft.rows.dataset.SftDataset",
             "path": str(paths.rows),
-            "seq_len": int(recipe["SEQ_LEN"]),
+            "seq_len": recipe["SEQ_LEN"],
             "end_of_turn": ENDS[recipe["CHAT"]],
-            **({"global_batch": int(recipe["GLOBAL_BATCH"]), "steps": steps} if packing else {}),
+            **({"global_batch": recipe["GLOBAL_BATCH"], "steps": steps} if packing else {}),
             **({"shuffle": shuffle, "seed": seed} if packing else {}),
         },
         "dataloader": {
@@ -89,20 +88,20 @@ def render(recipe: Recipe, paths: Paths, resume: Path | None = None) -> dict[str
         },
         "optimizer": {
             "_target_": "torch.optim.AdamW",
-            "lr": number["LR"],
-            "weight_decay": number["WEIGHT_DECAY"],
-            "betas": [float(recipe["ADAM_BETA1"]), float(recipe["ADAM_BETA2"])],
-            "eps": number["ADAM_EPS"],
+            "lr": recipe["LR"],
+            "weight_decay": recipe["WEIGHT_DECAY"],
+            "betas": [recipe["ADAM_BETA1"], recipe["ADAM_BETA2"]],
+            "eps": recipe["ADAM_EPS"],
         },
         "lr_scheduler": {
             "lr_decay_style": recipe["LR_SCHEDULE"],
-            "lr_warmup_steps": int(recipe["WARMUP"]),
+            "lr_warmup_steps": recipe["WARMUP"],
             "lr_decay_steps": steps,
-            "init_lr": number["WARMUP_INIT"],
-            "max_lr": number["LR"],
-            "min_lr": number["MIN_LR"],
+            "init_lr": recipe["WARMUP_INIT"],
+            "max_lr": recipe["LR"],
+            "min_lr": recipe["MIN_LR"],
         },
-        "clip_grad_norm": {"max_norm": number["CLIP_GRAD"]},
+        "clip_grad_norm": {"max_norm": recipe["CLIP_GRAD"]},
     }
 
 
@@ -110,10 +109,10 @@ def adapter(recipe: Recipe) -> dict[str, Any]:
     """nemo-automodel's LoRA section of a recipe with LORA_RANK; every default that decides something is written out."""
     return {
         "_target_": "nemo_automodel.components._peft.lora.PeftConfig",
-        "target_modules": [f"*.{name}" for name in recipe["LORA_TARGETS"].split(",")],
-        "dim": int(recipe["LORA_RANK"]),
-        "alpha": int(recipe["LORA_ALPHA"]),
-        "dropout": float(recipe["LORA_DROPOUT"]),
+        "target_modules": [f"*.{name}" for name in recipe["LORA_TARGETS"]],
+        "dim": recipe["LORA_RANK"],
+        "alpha": recipe["LORA_ALPHA"],
+        "dropout": recipe["LORA_DROPOUT"],
         "dropout_position": "pre",  # as in the peft library, which the adapter is for
         "lora_A_init": "xavier",
         "lora_dtype": "float32",  # see keep_adapters_wide

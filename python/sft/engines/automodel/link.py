@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from sft.engines import learning
 from sft.engines.automodel.config import render
+from sft.engines.curves import Curves, check
 from sft.engines.saved import saved_steps
+from sft.engines.stop import stop_asked
 from sft.lib.errors import Failure
 from sft.lib.files import trim_torn_line, write_json
 from sft.lib.progress import START, log, peak_memory
@@ -76,8 +79,8 @@ def whole_steps() -> None:
     step_scheduler.StepScheduler = StepScheduler
 
 
-def train(config: dict[str, Any], paths: Paths, resume: int, steps: int) -> None:
-    """Run the engine from step `resume` until the last step or the end of the link."""
+def train(config: dict[str, Any], paths: Paths, resume: int, steps: int, curves: Curves | None) -> None:
+    """Run the engine from step `resume` until the last step or the end of the link. curves: of the first process."""
     import torch
 
     if not torch.cuda.is_available():
@@ -102,6 +105,7 @@ def train(config: dict[str, Any], paths: Paths, resume: int, steps: int) -> None
         return logger
 
     train_ft.build_metric_logger = write_through
+    train_ft._HAS_WANDB = False  # else it takes the run that curves has opened, and logs every step again
     autocast = config["distributed"]["autocast_dtype"]
 
     def precision() -> AbstractContextManager[Any]:
@@ -125,6 +129,8 @@ def train(config: dict[str, Any], paths: Paths, resume: int, steps: int) -> None
         def log_train_metrics(self, data: Any) -> None:
             super().log_train_metrics(data)
             step = data.step + 1
+            if curves:
+                curves.log(step, data.metrics)
             learning.check_step(step, float(data.metrics["loss"]), data.metrics["num_label_tokens"])
             if not self.dist_env.is_main:
                 return
@@ -132,7 +138,7 @@ def train(config: dict[str, Any], paths: Paths, resume: int, steps: int) -> None
                 left = (steps - step) * (time.time() - started) / max(step - resume, 1)
                 loss, rate = float(data.metrics["loss"]), data.metrics["lr"]
                 log(f"train: step {step}/{steps}, loss {loss:.4f}, lr {rate:.2e}, {left:.0f} s left")
-            if step < steps and (time.time() >= end or step - resume == limit):
+            if step < steps and (time.time() >= end or step - resume == limit or stop_asked()):
                 log(f"train: the link is over after step {step}; saving a checkpoint for the next one")
                 signal.raise_signal(signal.SIGTERM)
 
@@ -170,18 +176,35 @@ def base_folders(paths: Paths) -> list[Path]:
 def link(recipe: Recipe, paths: Paths, args: Any) -> None:
     """One process of a link: to the recipe's last step, or as far as time allows.
 
-    It ends at LINK_END (seconds since the epoch; set by the job from its time limit), after LINK_STEPS steps, or on
-    SIGTERM; in each case with a checkpoint of the step it is at.
+    It ends at LINK_END (seconds since the epoch; set by the job from its time limit), after LINK_STEPS steps, when the
+    file LINK_STOP appears, or on SIGTERM; in each case with a checkpoint of the step it is at.
     """
     keys, inputs = identity(recipe, paths, args)
     saved = saved_steps("automodel", paths.train / "checkpoints")
     resume, rank = max(saved, default=0), int(os.environ.get("RANK", "0"))
     config = render(recipe, paths, saved.get(resume))
     if rank == 0:
+        check()
         record(paths, keys, inputs)
         write_json(paths.train / "automodel.json", config)
         trim_torn_line(paths.train / "checkpoints" / "training.jsonl")
+    curves = Curves(paths.train, resume) if rank == 0 else None
     try:
-        train(config, paths, resume, int(recipe["STEPS"]))
+        train(config, paths, resume, recipe["STEPS"], curves)
     except Failure as failure:
         raise failure if rank == 0 else Failure(f"rank {rank}: {failure}") from None
+    finally:
+        if curves:
+            curves.close()
+    leave()
+
+
+def leave() -> NoReturn:
+    """End a link that has saved all it has to, without what libraries do when Python exits.
+
+    Under load a thread of torch's (2.13, on a CPU) still ran then, and its end aborted the process: "terminate called
+    without an active exception". A good link would count as a failed one.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)

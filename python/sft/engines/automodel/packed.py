@@ -23,7 +23,7 @@ Batch = dict[str, torch.Tensor]
 class PackedSteps(IterableDataset):
     """The steps of a run; an item is the list of micro-batches that one replica computes for a step.
 
-    The rows are a stream without end: the file over and over, each time anew in another order with `shuffle`. Step s
+    The rows are a stream without end: the file over and over, each time in another order with `shuffle`. Step s
     is rows s * global_batch and following of it, put in bins of at most seq_len tokens. All replicas have the same
     number of bins, as FSDP's collectives need it. The state is the number of the next step.
     """

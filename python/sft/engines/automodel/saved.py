@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.engines.saved import losses
+from sft.recipe.keys import Recipe
 
 STEP = re.compile(r"epoch_\d+_step_(\d+)")
 
@@ -21,3 +22,8 @@ def saved_steps(folder: Path) -> dict[int, Path]:
 
 def history(train: Path) -> dict[int, dict[str, Any]]:
     return losses(train / "checkpoints")
+
+
+def exported(saved: Path, recipe: Recipe) -> Path | None:
+    """The folder of a checkpoint that has its weights in Hugging Face's names: it writes one with each."""
+    return saved / "model" if "LORA_RANK" in recipe else saved / "model" / "consolidated"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.lib.errors import usage
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 
@@ -53,7 +54,7 @@ def model(recipe: Recipe) -> Data:
     if name not in MODELS:
         usage(f"engine nemo2 trains {' and '.join(MODELS)}, not {name}; take engine automodel")
     config: Data = {"_target_": f"{LLM}.{MODELS[name]}"}
-    if recipe.get("ACTIVATION_CHECKPOINTING") == "true":
+    if recipe["ACTIVATION_CHECKPOINTING"]:
         config |= {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
     return {"_target_": f"{LLM}.LlamaModel", "config": config}
 
@@ -77,16 +78,16 @@ def dataset(recipe: Recipe) -> Data:
 def data(recipe: Recipe, paths: Paths) -> Data:
     """The rows: training.jsonl and, for validation, validation.jsonl of the prepared data, in the tutorials' form."""
     tutorial = recipe["SCHEMA"] == "nemotron"
-    ordered = recipe.get("SHUFFLE", "true") == "false"
+    ordered = not recipe["SHUFFLE"]
     workers = {"published": 8, "corrected": 2}[recipe["VARIANT"]] if tutorial else 0
     return {
         # The published loader permutes blocks of a million rows: the curriculum is lost.
         "_target_": "sft.engines.nemo2.parts.OrderedDataModule" if ordered else f"{LLM}.FineTuningDataModule",
         "dataset_root": str(paths.data),
-        "seq_length": int(recipe["SEQ_LEN"]),
-        "micro_batch_size": int(recipe["MICRO_BATCH"]),
-        "global_batch_size": int(recipe["GLOBAL_BATCH"]),
-        "seed": int(recipe["SEED"]),
+        "seq_length": recipe["SEQ_LEN"],
+        "micro_batch_size": recipe["MICRO_BATCH"],
+        "global_batch_size": recipe["GLOBAL_BATCH"],
+        "seed": recipe["SEED"],
         "memmap_workers": 1,
         "num_workers": workers,
         "pin_memory": True,
@@ -102,8 +103,8 @@ def validation(recipe: Recipe) -> Data:
     """
     if recipe["SCHEMA"] != "nemotron":
         return {"limit_val_batches": 2, "val_check_interval": 2}
-    batches = int(recipe["CURATE_VAL_ROWS"]) // int(recipe["GLOBAL_BATCH"])
-    return {"limit_val_batches": batches, "val_check_interval": int(recipe["SAVE_EVERY"]) if batches else 0}
+    batches = recipe["CURATE_VAL_ROWS"] // recipe["GLOBAL_BATCH"]
+    return {"limit_val_batches": batches, "val_check_interval": recipe["SAVE_EVERY"] if batches else 0}
 
 
 def trainer(recipe: Recipe, callbacks: list[Data] | None = None, **arguments: Any) -> Data:
@@ -111,7 +112,7 @@ def trainer(recipe: Recipe, callbacks: list[Data] | None = None, **arguments: An
     only_generates = callbacks is None
     strategy: Data = {
         "_target_": f"{NL}.MegatronStrategy",
-        "tensor_model_parallel_size": 1 if only_generates else int(recipe["TP"]),
+        "tensor_model_parallel_size": 1 if only_generates else recipe["TP"],
     }
     if not only_generates and recipe["VARIANT"] == "published" and recipe["SCHEMA"] == "nemotron":
         # Published to save GPU memory, but lost: it ends among the options of PyTorch's DDP, which Megatron's is not.
@@ -119,8 +120,8 @@ def trainer(recipe: Recipe, callbacks: list[Data] | None = None, **arguments: An
     return {
         "_target_": f"{NL}.Trainer",
         "accelerator": "gpu",
-        "devices": 1 if only_generates else int(recipe["GPUS_PER_NODE"]),
-        "num_nodes": 1 if only_generates else int(recipe["NODES"]),
+        "devices": 1 if only_generates else recipe["GPUS_PER_NODE"],
+        "num_nodes": 1 if only_generates else recipe["NODES"],
         "strategy": strategy,
         # What the notebooks' bf16_mixed() holds.
         "plugins": {
@@ -138,31 +139,31 @@ def trainer(recipe: Recipe, callbacks: list[Data] | None = None, **arguments: An
 
 def optimizer(recipe: Recipe) -> Data:
     """Megatron's Adam and NeMo's schedule. Raises Failure (status 2) for a schedule that NeMo does not have."""
-    steps, warmup = int(recipe["STEPS"]), int(recipe["WARMUP"])
+    steps, warmup = recipe["STEPS"], recipe["WARMUP"]
     made: Data = {
         "_target_": f"{NL}.MegatronOptimizerModule",
         "config": {
             "_target_": "megatron.core.optimizer.OptimizerConfig",
             "optimizer": "adam",
-            "lr": float(recipe["LR"]),
-            "weight_decay": float(recipe["WEIGHT_DECAY"]),
-            "adam_beta1": float(recipe["ADAM_BETA1"]),
-            "adam_beta2": float(recipe["ADAM_BETA2"]),
-            "adam_eps": float(recipe["ADAM_EPS"]),
-            "clip_grad": float(recipe["CLIP_GRAD"]),
+            "lr": recipe["LR"],
+            "weight_decay": recipe["WEIGHT_DECAY"],
+            "adam_beta1": recipe["ADAM_BETA1"],
+            "adam_beta2": recipe["ADAM_BETA2"],
+            "adam_eps": recipe["ADAM_EPS"],
+            "clip_grad": recipe["CLIP_GRAD"],
             "use_distributed_optimizer": True,
             "bf16": True,
         },
     }
-    if float(recipe["WARMUP_INIT"]):
-        usage(f"WARMUP_INIT={recipe['WARMUP_INIT']} is not in NeMo 2.0's schedules; set it to 0")
+    if recipe["WARMUP_INIT"]:
+        usage(f"WARMUP_INIT={recipe['text']['WARMUP_INIT']} is not in NeMo 2.0's schedules; set it to 0")
     if recipe["LR_SCHEDULE"] == "cosine":
         made["lr_scheduler"] = {
             "_target_": f"{NL}.pytorch.optim.CosineAnnealingScheduler",
             "max_steps": steps,  # NeMo copies it from the trainer (v2.3.1 megatron_strategy.py:437)
             "warmup_steps": warmup,
             "constant_steps": 0,
-            "min_lr": float(recipe["MIN_LR"]),
+            "min_lr": recipe["MIN_LR"],
         }
     elif warmup:
         usage(f"WARMUP={warmup} with LR_SCHEDULE=constant is not driven here with engine nemo2; set WARMUP=0")
@@ -173,7 +174,7 @@ def lora(recipe: Recipe) -> Data | None:
     """The adapter, None for all weights. Raises Failure (status 2) for targets that share a layer with others."""
     if "LORA_RANK" not in recipe:
         return None
-    targets, modules = set(recipe["LORA_TARGETS"].split(",")), []
+    targets, modules = set(recipe["LORA_TARGETS"]), []
     for layer, parts in LAYERS.items():
         if targets & parts and not parts <= targets:
             usage(f"{layer} is {', '.join(sorted(parts))} in one: LORA_TARGETS must name all of them, or none")
@@ -182,9 +183,9 @@ def lora(recipe: Recipe) -> Data | None:
     return {
         "_target_": f"{LLM}.peft.LoRA",
         "target_modules": modules,
-        "dim": int(recipe["LORA_RANK"]),
-        "alpha": int(recipe["LORA_ALPHA"]),
-        "dropout": float(recipe["LORA_DROPOUT"]),
+        "dim": recipe["LORA_RANK"],
+        "alpha": recipe["LORA_ALPHA"],
+        "dropout": recipe["LORA_DROPOUT"],
         "dropout_position": "pre",  # the only one that can be exported
     }
 
@@ -193,7 +194,7 @@ def finetune(recipe: Recipe, paths: Paths, base: Path) -> Data:
     """The training: run.Partial(llm.finetune, ...)."""
     tutorial, published = recipe["SCHEMA"] == "nemotron", recipe["VARIANT"] == "published"
     checkpoints = str(paths.train / "checkpoints")
-    link = {"_target_": "sft.engines.nemo2.parts.Link", "folder": str(paths.train), "steps": int(recipe["STEPS"])}
+    link = {"_target_": "sft.engines.nemo2.parts.Link", "folder": str(paths.train), "steps": recipe["STEPS"]}
     sampler = {"use_distributed_sampler": False} if tutorial or not published else {}
     made = {
         "_target_": f"{LLM}.finetune",
@@ -202,9 +203,10 @@ def finetune(recipe: Recipe, paths: Paths, base: Path) -> Data:
         "trainer": trainer(
             recipe,
             callbacks=[link],
-            max_steps=int(recipe["STEPS"]),
+            max_steps=recipe["STEPS"],
             log_every_n_steps=10 if tutorial else 1,
             num_sanity_val_steps=0,
+            logger=False,  # parts.Link writes every step; Lightning's own would be a second curve
             **validation(recipe),
             **sampler,
         ),
@@ -218,7 +220,7 @@ def finetune(recipe: Recipe, paths: Paths, base: Path) -> Data:
                 "dirpath": checkpoints,
                 "filename": "{reduced_train_loss:.4f}-{step}",
                 "save_last": True,
-                "every_n_train_steps": int(recipe["SAVE_EVERY"]),
+                "every_n_train_steps": recipe["SAVE_EVERY"],
                 "monitor": "reduced_train_loss",
                 # The lowest loss is that of the step with the easiest rows: only the last one is of use.
                 "save_top_k": (2 if tutorial else 1) if published else 0,
@@ -249,7 +251,7 @@ def generate(recipe: Recipe, paths: Paths, saved: Path) -> Data:
         "add_BOS": recipe["VARIANT"] == "corrected",
         "inference_params": {
             "_target_": "megatron.core.inference.common_inference_params.CommonInferenceParams",
-            "num_tokens_to_generate": int(recipe["EVAL_MAX_TOKENS"]),
+            "num_tokens_to_generate": recipe["EVAL_MAX_TOKENS"],
             "top_k": 1,
         },
         "output_path": str(predictions(paths)),
@@ -267,9 +269,9 @@ def render(recipe: Recipe, paths: Paths, base: Path, saved: Path, exported: Path
     base: the base model in NeMo's format; saved: the checkpoint to export and generate from; exported: where to.
     Raises Failure (status 2) for a recipe that this engine cannot run.
     """
-    if recipe["ENGINE"] != "nemo2":
+    if not engine_of(recipe).tutorial:
         usage(f"the recipe's engine is {recipe['ENGINE']}, not nemo2; its round nemo2 or published is")
-    if recipe["DTYPE"] != "bfloat16" or recipe["PACKING"] != "false":
+    if recipe["DTYPE"] != "bfloat16" or recipe["PACKING"]:
         usage("engine nemo2 is driven here with DTYPE=bfloat16 and PACKING=false; set both, or take engine automodel")
     published, tutorial = recipe["VARIANT"] == "published", recipe["SCHEMA"] == "nemotron"
     made: dict[str, Data] = {

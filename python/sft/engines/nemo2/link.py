@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft.engines.curves import check
 from sft.engines.nemo2.config import Data, base_folder, folder, predictions, render
 from sft.engines.nemo2.saved import clean
 from sft.engines.saved import saved_steps
@@ -185,6 +186,7 @@ def link(recipe: Recipe, paths: Paths, args: Any) -> None:
         if not base.is_dir():
             raise Failure(f"{base} is missing; the base model is not converted: run: python/engine.py --import-base")
         if rank == 0:
+            check()
             record(paths, keys, inputs)
             write_json(paths.train / "nemo2.json", configuration)
             trim_torn_line(paths.train / "checkpoints" / "training.jsonl")

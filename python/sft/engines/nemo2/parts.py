@@ -15,7 +15,9 @@ from nemo.lightning.io import load_context
 from nemo.lightning.pytorch.callbacks import PreemptionCallback
 from torch.utils.data import DataLoader, Dataset
 
+from sft.engines.curves import Curves
 from sft.engines.learning import check_step
+from sft.engines.stop import stop_asked
 from sft.lib.progress import START, log, peak_memory
 
 
@@ -47,7 +49,7 @@ class OrderedDataModule(FineTuningDataModule):
 
 
 class Link(PreemptionCallback):
-    """Writes down every step, and ends the link by a checkpoint at LINK_END or after LINK_STEPS steps.
+    """Writes down every step, and ends the link by a checkpoint at LINK_END, after LINK_STEPS steps or at LINK_STOP.
 
     NeMo's own callback does the same on SIGTERM; it is told here that there was one. folder: the run's train folder,
     where checkpoints/training.jsonl and links.jsonl are as engine automodel writes them; steps: the recipe's last.
@@ -57,19 +59,35 @@ class Link(PreemptionCallback):
         super().__init__()
         self.folder, self.steps = folder, steps
         self.first, self.started = 0, 0.0
+        self.curves: Curves | None = None
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         super().on_train_start(trainer, pl_module)
         self.first, self.started = trainer.global_step, time.time()
         if trainer.is_global_zero:
             log(f"train: NeMo has set up and goes on from step {self.first}")
+            self.curves = Curves(Path(self.folder), self.first)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        super().on_train_end(trainer, pl_module)
+        self.close()
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Also when the link is over: NeMo's callback exits then."""
+        super().on_exception(trainer, pl_module, exception)
+        self.close()
+
+    def close(self) -> None:
+        if self.curves:
+            self.curves.close()
+            self.curves = None
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if trainer.is_global_zero:
             self.write_step(step, {k: float(v) for k, v in trainer.callback_metrics.items() if v.numel() == 1})
             end, limit = float(os.environ.get("LINK_END") or "inf"), int(os.environ.get("LINK_STEPS") or "0")
-            if step < self.steps and (time.time() >= end or step - self.first == limit):
+            if step < self.steps and (time.time() >= end or step - self.first == limit or stop_asked()):
                 log(f"train: the link is over after step {step}; saving a checkpoint for the next one")
                 self._interrupted = True
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -82,6 +100,8 @@ class Link(PreemptionCallback):
             "loss": metrics.get("reduced_train_loss", math.nan),
         }
         append(Path(self.folder) / "checkpoints" / "training.jsonl", row)
+        if self.curves:
+            self.curves.log(step, row)
         if "reduced_train_loss" in metrics:
             check_step(step, row["loss"])
         if step % 20 == 0 or step == self.steps:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sft.engines.saved import losses
 from sft.lib.progress import log
+from sft.recipe.keys import Recipe
 
 STEP = re.compile(r".*step=(\d+)-last")
 
@@ -44,3 +45,8 @@ def clean(folder: Path) -> None:
     saved = saved_steps(folder) if folder.is_dir() else {}
     if len(saved) > 1:
         os.utime(saved[max(saved)])
+
+
+def exported(saved: Path, recipe: Recipe) -> Path | None:
+    """None: NeMo's exporter makes a folder in Hugging Face's names of a checkpoint."""
+    return None

@@ -25,6 +25,7 @@ from sft.engines.nemo_rl.overrides import (
 )
 from sft.lib.errors import usage
 from sft.recipe.checks import sequence_unit
+from sft.recipe.engines import engine_of
 from sft.recipe.keys import Recipe
 from sft.recipe.paths import Paths
 
@@ -66,14 +67,14 @@ def scheduler(recipe: Recipe) -> list[dict[str, Any]]:
     v0.7.0 puts torch's schedulers in a row at the milestones (nemo_rl/models/automodel/setup.py:824-848). LinearLR
     refuses to start at zero; with WARMUP_INIT=0 it starts at 1e-8 of LR, where Megatron's first step has a rate of 0.
     """
-    steps, warmup = int(recipe["STEPS"]), int(recipe["WARMUP"])
-    start = max(float(recipe["WARMUP_INIT"]) / float(recipe["LR"]), 1e-8)
+    steps, warmup = recipe["STEPS"], recipe["WARMUP"]
+    start = max(recipe["WARMUP_INIT"] / recipe["LR"], 1e-8)
     parts = []
     if warmup:
         kwargs: dict[str, Any] = {"start_factor": start, "end_factor": 1.0, "total_iters": warmup}
         parts.append({"name": f"{SCHEDULERS}.LinearLR", "kwargs": kwargs})
     if recipe["LR_SCHEDULE"] == "cosine":
-        kwargs = {"T_max": steps - warmup, "eta_min": float(recipe["MIN_LR"])}
+        kwargs = {"T_max": steps - warmup, "eta_min": recipe["MIN_LR"]}
         parts.append({"name": f"{SCHEDULERS}.CosineAnnealingLR", "kwargs": kwargs})
     else:
         parts.append({"name": f"{SCHEDULERS}.ConstantLR", "kwargs": {"factor": 1.0, "total_iters": 1}})
@@ -86,21 +87,20 @@ def megatron(recipe: Recipe) -> dict[str, Any]:
     What no recipe sets is as in the published configuration (NeMo-Skills 8b18f39
     nemo_skills/training/nemo_rl/configs/sft.yaml:53-105) where it stands there, else v0.7.0's default.
     """
-    number = {k: float(recipe[k]) for k in ("LR", "MIN_LR", "WARMUP_INIT", "WEIGHT_DECAY", "ADAM_EPS", "CLIP_GRAD")}
-    tp, steps, bf16 = int(recipe["TP"]), int(recipe["STEPS"]), recipe["DTYPE"] == "bfloat16"
+    tp, steps, bf16 = recipe["TP"], recipe["STEPS"], recipe["DTYPE"] == "bfloat16"
     return {
         "enabled": True,
         "tensor_model_parallel_size": tp,
-        "context_parallel_size": int(recipe["CP"]),
-        "pipeline_model_parallel_size": int(recipe["PP"]),
-        "expert_model_parallel_size": int(recipe["EP"]),
-        "expert_tensor_parallel_size": int(recipe.get("ETP", "1")),
+        "context_parallel_size": recipe["CP"],
+        "pipeline_model_parallel_size": recipe["PP"],
+        "expert_model_parallel_size": recipe["EP"],
+        "expert_tensor_parallel_size": recipe["ETP"],
         "num_layers_in_first_pipeline_stage": None,
         "num_layers_in_last_pipeline_stage": None,
         "pipeline_dtype": recipe["DTYPE"],
         # The published configuration has false: the same sums with more memory. Experts with TP need it.
         "sequence_parallel": tp > 1,
-        "activation_checkpointing": recipe["ACTIVATION_CHECKPOINTING"] == "true",
+        "activation_checkpointing": recipe["ACTIVATION_CHECKPOINTING"],
         "recompute_granularity": "full",
         "recompute_modules": None,
         "empty_unused_memory_level": 0,
@@ -123,27 +123,27 @@ def megatron(recipe: Recipe) -> dict[str, Any]:
         "peft.enabled": False,
         "fp8_cfg.enabled": False,
         "optimizer.optimizer": "adam",
-        "optimizer.lr": number["LR"],
-        "optimizer.min_lr": number["MIN_LR"],
-        "optimizer.weight_decay": number["WEIGHT_DECAY"],
+        "optimizer.lr": recipe["LR"],
+        "optimizer.min_lr": recipe["MIN_LR"],
+        "optimizer.weight_decay": recipe["WEIGHT_DECAY"],
         "optimizer.bf16": bf16,
         "optimizer.fp16": False,
         "optimizer.params_dtype": "float32",
-        "optimizer.adam_beta1": float(recipe["ADAM_BETA1"]),
-        "optimizer.adam_beta2": float(recipe["ADAM_BETA2"]),
-        "optimizer.adam_eps": number["ADAM_EPS"],
+        "optimizer.adam_beta1": recipe["ADAM_BETA1"],
+        "optimizer.adam_beta2": recipe["ADAM_BETA2"],
+        "optimizer.adam_eps": recipe["ADAM_EPS"],
         "optimizer.use_distributed_optimizer": True,
         "optimizer.use_precision_aware_optimizer": True,
-        "optimizer.clip_grad": number["CLIP_GRAD"],
+        "optimizer.clip_grad": recipe["CLIP_GRAD"],
         "optimizer.optimizer_cpu_offload": False,
         "optimizer.optimizer_offload_fraction": 0.0,
-        "scheduler.start_weight_decay": number["WEIGHT_DECAY"],
-        "scheduler.end_weight_decay": number["WEIGHT_DECAY"],
+        "scheduler.start_weight_decay": recipe["WEIGHT_DECAY"],
+        "scheduler.end_weight_decay": recipe["WEIGHT_DECAY"],
         "scheduler.weight_decay_incr_style": "constant",
         "scheduler.lr_decay_style": recipe["LR_SCHEDULE"],
         "scheduler.lr_decay_iters": steps,
-        "scheduler.lr_warmup_iters": int(recipe["WARMUP"]),
-        "scheduler.lr_warmup_init": number["WARMUP_INIT"],
+        "scheduler.lr_warmup_iters": recipe["WARMUP"],
+        "scheduler.lr_warmup_init": recipe["WARMUP_INIT"],
         "distributed_data_parallel_config.grad_reduce_in_fp32": False,
         "distributed_data_parallel_config.overlap_grad_reduce": True,
         "distributed_data_parallel_config.overlap_param_gather": True,
@@ -159,9 +159,9 @@ def dtensor(recipe: Recipe) -> dict[str, Any]:
         "enabled": True,
         "cpu_offload": False,
         "sequence_parallel": False,
-        "activation_checkpointing": recipe["ACTIVATION_CHECKPOINTING"] == "true",
-        "tensor_parallel_size": int(recipe["TP"]),
-        "context_parallel_size": int(recipe["CP"]),
+        "activation_checkpointing": recipe["ACTIVATION_CHECKPOINTING"],
+        "tensor_parallel_size": recipe["TP"],
+        "context_parallel_size": recipe["CP"],
         "dp_replicate_size": 1,
         "custom_parallel_plan": None,
         "lora_cfg.enabled": False,
@@ -180,10 +180,10 @@ def backend(recipe: Recipe) -> dict[str, Any]:
         "policy.megatron_cfg.enabled": False,
         **{f"policy.dtensor_cfg.{key}": value for key, value in dtensor(recipe).items()},
         "policy.optimizer.name": "torch.optim.AdamW",
-        "policy.optimizer.kwargs.lr": float(recipe["LR"]),
-        "policy.optimizer.kwargs.weight_decay": float(recipe["WEIGHT_DECAY"]),
-        "policy.optimizer.kwargs.betas": [float(recipe["ADAM_BETA1"]), float(recipe["ADAM_BETA2"])],
-        "policy.optimizer.kwargs.eps": float(recipe["ADAM_EPS"]),
+        "policy.optimizer.kwargs.lr": recipe["LR"],
+        "policy.optimizer.kwargs.weight_decay": recipe["WEIGHT_DECAY"],
+        "policy.optimizer.kwargs.betas": [recipe["ADAM_BETA1"], recipe["ADAM_BETA2"]],
+        "policy.optimizer.kwargs.eps": recipe["ADAM_EPS"],
         "policy.optimizer.kwargs.foreach": False,
         "policy.optimizer.kwargs.fused": False,
         "policy.scheduler": scheduler(recipe),
@@ -209,10 +209,10 @@ def validation(recipe: Recipe, paths: Paths) -> dict[str, Any]:
     """Keys of the validation, on or off; on, it is done before the first step and after the last one, too."""
     on = "VAL_DATASET" in recipe
     batch = {
-        "sft.val_batches": int(recipe.get("VAL_BATCHES", "1")),
-        "sft.val_global_batch_size": int(recipe["GLOBAL_BATCH"]),
-        "sft.val_micro_batch_size": int(recipe["MICRO_BATCH"]),
-        "sft.val_period": int(recipe["VAL_EVERY"]) if on else 0,
+        "sft.val_batches": recipe["VAL_BATCHES"] if on else 1,
+        "sft.val_global_batch_size": recipe["GLOBAL_BATCH"],
+        "sft.val_micro_batch_size": recipe["MICRO_BATCH"],
+        "sft.val_period": recipe["VAL_EVERY"] if on else 0,
         "sft.val_at_start": on,
         "sft.val_at_end": on,
     }
@@ -236,18 +236,18 @@ def logger(link: Link) -> dict[str, Any]:
     if not link.wandb:
         return keys
     if not RUN_ID.fullmatch(link.run_id):
-        usage(f"{link.run_id!r} is no run id for wandb; give letters, digits, '.', '_', '-', the same in all links")
+        usage(f"{link.run_id!r} is not a run id for wandb; give letters, digits, '.', '_', '-', the same in all links")
     wandb = {"project": link.wandb, "name": link.run_id, "id": link.run_id, "resume": "allow"}
     return keys | {f"logger.wandb.{key}": value for key, value in wandb.items()}
 
 
 def settings(recipe: Recipe, paths: Paths, link: Link) -> dict[str, Any]:
     """NeMo-RL's keys and values of a recipe."""
-    seq_len, micro = int(recipe["SEQ_LEN"]), int(recipe["MICRO_BATCH"])
+    seq_len, micro = recipe["SEQ_LEN"], recipe["MICRO_BATCH"]
     return {
-        "sft.max_num_steps": int(recipe["STEPS"]),
-        "sft.max_num_epochs": int(recipe["MAX_EPOCHS"]),
-        "sft.seed": int(recipe["SEED"]),
+        "sft.max_num_steps": recipe["STEPS"],
+        "sft.max_num_epochs": recipe["MAX_EPOCHS"],
+        "sft.seed": recipe["SEED"],
         "sft.only_unmask_final": False,
         **validation(recipe, paths),
         "checkpointing.enabled": True,
@@ -255,8 +255,8 @@ def settings(recipe: Recipe, paths: Paths, link: Link) -> dict[str, Any]:
         "checkpointing.metric_name": None,  # no metric ranks them: v0.7.0 nemo_rl/algorithms/sft.py:541
         "checkpointing.higher_is_better": False,
         # All: a step saves one checkpoint at most. It must be a number (v0.7.0 nemo_rl/utils/checkpoint.py:95).
-        "checkpointing.keep_top_k": int(recipe["STEPS"]),
-        "checkpointing.save_period": int(recipe["SAVE_EVERY"]),
+        "checkpointing.keep_top_k": recipe["STEPS"],
+        "checkpointing.save_period": recipe["SAVE_EVERY"],
         "checkpointing.checkpoint_must_save_by": None
         if link.must_save_by is None
         else validate_must_save_by(link.must_save_by),
@@ -265,15 +265,15 @@ def settings(recipe: Recipe, paths: Paths, link: Link) -> dict[str, Any]:
         "policy.tokenizer.name": str(paths.start),
         "policy.tokenizer.chat_template": JOIN_CONTENTS,
         "policy.tokenizer.chat_template_kwargs": None,
-        "policy.train_global_batch_size": int(recipe["GLOBAL_BATCH"]),
+        "policy.train_global_batch_size": recipe["GLOBAL_BATCH"],
         "policy.train_micro_batch_size": micro,
         "policy.max_total_sequence_length": seq_len,
         "policy.precision": recipe["DTYPE"],
         "policy.offload_optimizer_for_logprob": False,
-        "policy.max_grad_norm": float(recipe["CLIP_GRAD"]),
+        "policy.max_grad_norm": recipe["CLIP_GRAD"],
         "policy.make_sequence_length_divisible_by": sequence_unit(recipe),
         "policy.dynamic_batching.enabled": False,
-        "policy.sequence_packing.enabled": recipe["PACKING"] == "true",
+        "policy.sequence_packing.enabled": recipe["PACKING"],
         "policy.sequence_packing.train_mb_tokens": seq_len * micro,
         "policy.sequence_packing.algorithm": "modified_first_fit_decreasing",
         "policy.sequence_packing.sequence_length_round": 64,
@@ -289,8 +289,8 @@ def settings(recipe: Recipe, paths: Paths, link: Link) -> dict[str, Any]:
         "data.default.system_prompt_file": None,
         "data.default.processor": "sft_processor",
         **logger(link),
-        "cluster.num_nodes": int(recipe["NODES"]),
-        "cluster.gpus_per_node": int(recipe["GPUS_PER_NODE"]),
+        "cluster.num_nodes": recipe["NODES"],
+        "cluster.gpus_per_node": recipe["GPUS_PER_NODE"],
         "cluster.segment_size": None,
         **(without_gpu(recipe) if recipe["DEVICE"] == "cpu" else {}),
     }
@@ -334,7 +334,7 @@ def of_version(values: dict[str, Any], version: Version) -> dict[str, Any]:
 def overrides(recipe: Recipe, paths: Paths, link: Link, version: Version | None = None) -> list[str]:
     """The overrides of a recipe of engine nemo-rl, in Hydra's grammar, each checked against `version` (default: that
     of the image). Raises Failure."""
-    if recipe["ENGINE"] != "nemo-rl":
+    if not engine_of(recipe).rl:
         usage(f"the recipe's engine is {recipe['ENGINE']}, not nemo-rl; choose another recipe")
     version = version or load_version()
     values = of_version(settings(recipe, paths, link), version)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sft.engines.curves import Curves
 from sft.engines.learning import check_step
 from sft.lib.errors import Failure
 from sft.lib.files import read_json
@@ -25,10 +26,10 @@ FIELDS = {
     "seconds": re.compile(r"^  • Total step time: ([\d.]+)s"),
     "save_seconds": re.compile(r"^  • checkpointing: ([\d.]+)s"),
 }
-# After these NeMo-RL goes on, with another run than was asked for: an optimizer that begins anew in mid-run (v0.7.0
+# After these NeMo-RL goes on, with another run than was asked for: an optimizer that starts again in mid-run (v0.7.0
 # nemo_rl/utils/checkpoint.py:185-190), and a schedule that does not fit what the checkpoint says.
 WRONG = {
-    "Optimizer will be freshly initialized": "the checkpoint has no optimizer state: training would go on without it",
+    "Optimizer will be freshly initialized": "the checkpoint has no optimizer state: training would start without it",
 }
 
 Row = dict[str, Any]
@@ -123,12 +124,27 @@ def summary(folder: Path) -> Row | None:
     }
 
 
+def open_curves(folder: Path, first: int) -> Curves:
+    """The curves from step `first` on. What the link before should have written is written again: it was told of a
+    step by the next one's header, and may have been killed before that."""
+    train = folder.parents[1]
+    began = [read_json(other / "LINK")["from"] for other in links(train) if other != folder]
+    before = min([first, *began[-1:]])
+    curves = Curves(train, before, wandb=False)
+    for step, row in history(train).items() if before < first else ():
+        if before < step <= first:
+            curves.log(step, row)
+    return curves
+
+
 def follow(folder: Path, steps: int) -> None:
     """Print progress until the file `end` or `failed` appears; write `failed` when the log says that it must not go on.
 
-    steps: the recipe's last.
+    Writes TensorBoard's files, too: NeMo-RL's own are a curve for each link. steps: the recipe's last.
     """
-    parser, path, shown = Parser(read_json(folder / "LINK")["from"]), folder / "driver.log", 0.0
+    first = read_json(folder / "LINK")["from"]
+    parser, path, shown = Parser(first), folder / "driver.log", 0.0
+    curves = open_curves(folder, first)
     while not path.exists():
         if (folder / "end").exists() or (folder / "failed").exists():
             return
@@ -145,6 +161,7 @@ def follow(folder: Path, steps: int) -> None:
                 try:
                     row = parser.feed(line)
                     if row:  # four digits: a loss of 0.0000 may still be one
+                        curves.log(row["step"] + 1, row)
                         check_step(row["step"] + 1, row["loss"], 1)
                 except Failure as failure:
                     (folder / "failed").write_text(f"{failure}\n", encoding="utf-8")
@@ -159,3 +176,5 @@ def follow(folder: Path, steps: int) -> None:
             if last:
                 break
             time.sleep(0.2)
+    if row := parser.rest():
+        curves.log(row["step"] + 1, row)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sft.engines.curves import project, run_id
 from sft.engines.nemo_rl import driver_log
 from sft.engines.nemo_rl.config import Link, base_cache, overrides
 from sft.engines.nemo_rl.overrides import Version, load_version
@@ -36,11 +37,6 @@ def cache_folder(paths: Paths) -> Path:
     return root / f"model_{str(paths.start).replace('/', '_')}"
 
 
-def run_id(model: str, round_: str, inputs: dict[str, str]) -> str:
-    """The same for all links of a run, another for a run on other data."""
-    return f"{model}-round{round_}-{inputs['data'][:8]}"
-
-
 def reserve(train: Path, save_reserve: float) -> int:
     """Seconds of a link, from the driver's start, in which there is no training: setting up and, beyond `save_reserve`,
     saving. Measured by the run's last links, else SET_UP_RESERVE."""
@@ -63,7 +59,7 @@ def check_optimizer(checkpoint: Path, backend: str, version: Version) -> None:
         found = [checkpoint / "policy/optimizer"]
     if not any(path.exists() for path in found):
         raise Failure(
-            f"{checkpoint} has no optimizer state: training would go on without it; move that checkpoint away, and "
+            f"{checkpoint} has no optimizer state: training would continue without it; move that checkpoint away, and "
             "resume from the one before it"
         )
 
@@ -79,7 +75,7 @@ def open_link(recipe: Recipe, paths: Paths, args: Any) -> None:
     if keep not in KEEP:
         usage(f"KEEP_CHECKPOINTS={keep}; it is {', '.join(KEEP)}")
     if logs is None or not logs.is_dir():
-        raise Failure(f"--logs {logs} is no folder; name the link's")
+        raise Failure(f"--logs {logs} is not a folder; name the link's")
     keys, inputs = identity(recipe, paths, args)
     record(paths, keys, inputs)
     checkpoints = paths.train / "checkpoints"
@@ -90,8 +86,7 @@ def open_link(recipe: Recipe, paths: Paths, args: Any) -> None:
     version = load_version(os.environ.get("NEMO_RL_VERSION", ""))
     if first:
         check_optimizer(saved[first], recipe["BACKEND"], version)
-    wandb = os.environ.get("WANDB_PROJECT", "")
-    link = Link(logs / "metrics", wandb=wandb, run_id=run_id(args.model, args.round, inputs))
+    link = Link(logs / "metrics", wandb=project(), run_id=run_id(paths.train))
     lines = overrides(recipe, paths, link, version)
     (logs / "overrides").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     (logs / "reserve").write_text(f"{reserve(paths.train, float(os.environ.get('SAVE_RESERVE') or 120))}\n")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft.lib.errors import Failure, usage
-from sft.lib.files import ROOT, read_json
+from sft.lib.files import pinned, read_json
 
 # Keys that v0.7.0 reads but its sft.yaml does not list: where it reads them.
 RESPONSE = "nemo_rl/data/datasets/response_datasets/response_dataset.py:42-52"
@@ -77,8 +77,7 @@ def load_version(name: str = "") -> Version:
     name: as in versions.json, or a release of it, such as 0.7.1 or v0.7.0.
     """
     if not name:
-        tag = re.search(r"^NEMO_RL_IMAGE=\S+:(\S+)$", (ROOT / "docker/versions.env").read_text(encoding="utf-8"), re.M)
-        name = tag[1] if tag else ""
+        name = pinned("NEMO_RL_IMAGE").rpartition(":")[2]
     found = read_json(FACTS)
     short = re.sub(r"^v?(\d+\.\d+)\.\d+$", r"\1", name)
     if short not in versions():
@@ -98,7 +97,7 @@ def validate_must_save_by(text: str) -> str:
     Slurm's own D-HH:MM:SS, and no time at all, would end the link when training starts.
     """
     if not DURATION.fullmatch(text) or text == "00:00:00:00":
-        usage(f"{text!r} is no time to save by; write DD:HH:MM:SS, such as 00:03:45:00")
+        usage(f"{text!r} is not a time to save by; write DD:HH:MM:SS, such as 00:03:45:00")
     return text
 
 

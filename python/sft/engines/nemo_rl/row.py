@@ -11,7 +11,7 @@ def view(dataset: SftDataset, index: int) -> View:
 
     Prompt and answer are tokenized apart, nothing is added (7ea279a nemo_rl/data/llm_message_utils.py:598-640), and
     every token of the answer carries loss, with the newline after the end of turn (165-199; the very first token of a
-    row is no target, nemo_rl/algorithms/loss/loss_functions.py:818). A row of seq_len tokens or more is masked: of
+    row is not a target, nemo_rl/algorithms/loss/loss_functions.py:818). A row of seq_len tokens or more is masked: of
     each message the first min(4, seq_len // 2) tokens stay in the batch (nemo_rl/data/processors.py:169-178).
     v0.7.0 has the same rules.
     """

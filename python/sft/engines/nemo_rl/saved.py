@@ -9,6 +9,7 @@ from typing import Any
 from sft.engines.nemo_rl import driver_log
 from sft.lib.errors import Failure
 from sft.lib.progress import log
+from sft.recipe.engines import backend_of
 from sft.recipe.keys import Recipe
 
 STEP = re.compile(r"step_(\d+)")
@@ -36,7 +37,7 @@ def check_info(path: Path, step: int) -> None:
         total = json.loads((path / "training_info.json").read_text(encoding="utf-8"))["total_steps"]
     except (OSError, ValueError, KeyError, TypeError):
         raise Failure(
-            f"{path}/training_info.json is missing or broken; move {path} away and go on without it"
+            f"{path}/training_info.json is missing or broken; move {path} away and continue without it"
         ) from None
     if total != step:
         raise Failure(f"{path} holds step {total} by its training_info.json; give it its name back, or move it away")
@@ -63,9 +64,9 @@ def superseded(saved: list[int], recipe: Recipe, keep: str) -> list[int]:
 
     keep: all; saved (every SAVE_EVERY steps: what goes is what links saved at their time limit); or needed.
     """
-    wanted = {int(step) for step in recipe["AVERAGE_STEPS"].split(",")} | {max(saved, default=0)}
+    wanted = {int(step) for step in recipe["AVERAGE_STEPS"]} | {max(saved, default=0)}
     if keep == "saved":
-        wanted |= {step for step in saved if step % int(recipe["SAVE_EVERY"]) == 0 or step == int(recipe["STEPS"])}
+        wanted |= {step for step in saved if step % recipe["SAVE_EVERY"] == 0 or step == recipe["STEPS"]}
     return [] if keep == "all" else [step for step in saved if step not in wanted]
 
 
@@ -77,3 +78,8 @@ def prune(folder: Path, recipe: Recipe, keep: str) -> None:
         saved[step].rename(rest)
         shutil.rmtree(rest)
         log(f"train: removed checkpoint {step}, superseded (KEEP_CHECKPOINTS={keep})")
+
+
+def exported(saved: Path, recipe: Recipe) -> Path | None:
+    """The folder of a checkpoint that has its weights in Hugging Face's names; None: Megatron's converter makes it."""
+    return saved / "policy/weights/model/consolidated" if backend_of(recipe) == "fsdp" else None

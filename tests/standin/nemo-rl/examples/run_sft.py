@@ -24,6 +24,7 @@ from omegaconf import OmegaConf
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from nemo_rl.models.megatron import community_import
+from nemo_rl.utils.timer import TimeoutChecker
 
 
 def load(path: str, overrides: list[str]) -> dict:
@@ -37,13 +38,6 @@ def load(path: str, overrides: list[str]) -> dict:
 
 
 SAVER: community_import.Saver | None = None  # takes seconds to build
-
-
-def seconds(text: str) -> int:
-    parts = [int(part) for part in text.split(":")]
-    if len(parts) != 4:
-        raise ValueError(f"{text} is not DD:HH:MM:SS")
-    return ((parts[0] * 24 + parts[1]) * 60 + parts[2]) * 60 + parts[3]
 
 
 @ray.remote(num_gpus=1, num_cpus=1)  # as v0.7.0 nemo_rl/distributed/virtual_cluster.py:803
@@ -139,8 +133,8 @@ def main() -> None:
     per_epoch = rows // batch
     print("\n" + "=" * 60 + "\n" + " " * 18 + "SETUP COMPLETE\n" + "=" * 60 + "\n")
 
-    limit = seconds(checkpointing["checkpoint_must_save_by"]) if checkpointing["checkpoint_must_save_by"] else None
-    start, pace, made = time.time(), float(os.environ.get("STANDIN_STEP", "0.05")), 0
+    checker = TimeoutChecker(checkpointing["checkpoint_must_save_by"])
+    pace, made = float(os.environ.get("STANDIN_STEP", "0.05")), 0
     while state["total_steps"] < most:
         begun = time.time()
         current = state["total_steps"] % per_epoch
@@ -149,7 +143,7 @@ def main() -> None:
         time.sleep(pace)
         made += 1
         step = state["total_steps"] + 1
-        timeout = limit is not None and time.time() - start + (time.time() - start) / made >= limit
+        timeout = checker.check_save()
         state |= {"total_steps": step, "step": step % per_epoch, "consumed_samples": step * batch}
         saving = time.time()
         if step % checkpointing["save_period"] == 0 or step == most or timeout:

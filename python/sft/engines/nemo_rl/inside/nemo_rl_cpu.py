@@ -111,7 +111,7 @@ torch.cuda.Stream = torch.cuda.ExternalStream = torch.cuda.Event = torch.cuda.de
 
 
 def place(device: Any) -> Any:
-    """`device` with each GPU replaced by the CPU; what is no device is returned as it is."""
+    """`device` with each GPU replaced by the CPU; what is not a device is returned as it is."""
     if isinstance(device, torch.device):
         return torch.device("cpu") if device.type == "cuda" else device
     if (isinstance(device, int) and not isinstance(device, bool)) or (
@@ -247,7 +247,7 @@ def _resume_adam() -> None:
 
     Megatron-Core 0.19.2 asks for the optimizer's step before there is one (core/optimizer/distrib_optimizer.py:839),
     and keeps it in the groups alone: of each weight's own count, which torch's Adam corrects its bias by, the fresh one
-    goes before the one that was saved (1785, 1225).
+    takes precedence over the one that was saved (1785, 1225).
     """
     from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
