@@ -16,9 +16,9 @@ from sft.lib.errors import Failure, run, usage
 from sft.lib.files import read_jsonl
 from sft.recipe.command import open_run, run_parser
 from sft.recipe.engines import engine_of
-from sft.recipe.keys import Recipe
+from sft.recipe.keys import Recipe, stage_keys
 from sft.recipe.paths import Paths
-from sft.recipe.run import identity
+from sft.recipe.run import check_record, identity
 
 
 def finish(recipe: Recipe, paths: Paths, keys: dict[str, str], inputs: dict[str, str]) -> None:
@@ -59,8 +59,11 @@ def main() -> None:
     action.add_argument("--close", action="store_true", help="record a link")
     parser.add_argument("--logs", type=Path, help="the link's folder of logs")
     parser.add_argument("--keep", default="saved", help="checkpoints to keep: all, saved or needed (default: saved)")
+    parser.add_argument("--unmade", action="store_true", help="with --check: data and model need not be there yet")
     args, recipe, paths = open_run(parser)
     engine = recipe["ENGINE"]
+    if args.unmade and not args.check:
+        usage("--unmade is for --check; add it, or leave it out")
     if (args.follow or args.close) and not (args.logs and args.logs.is_dir()):
         usage(f"--logs {args.logs} is not a folder; name the link's")
     if args.base:
@@ -71,6 +74,8 @@ def main() -> None:
         registry.action(engine, "follow")(args.logs, recipe["STEPS"])
     elif args.close:
         registry.action(engine, "close_link")(paths, args.logs)
+    elif args.unmade:
+        check_record(paths, {"recipe": stage_keys(recipe, "train")})
     else:
         keys, inputs = identity(recipe, paths, args)
         steps = recipe["STEPS"]

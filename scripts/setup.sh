@@ -51,8 +51,9 @@ if [[ ! -f $VENV/PINS || $(<"$VENV/PINS") != "$(pins)" ]]; then
         if ((EUID != 0)) || ! command -v apt-get >/dev/null; then
             die "python3 has no venv module; run: apt-get install python3-venv"
         fi
-        apt-get install -y -qq --no-install-recommends python3-venv >/dev/null 2>&1 ||
-            { apt-get update -qq && apt-get install -y -qq --no-install-recommends python3-venv; } >/dev/null 2>&1 ||
+        apt=(apt-get -o DPkg::Lock::Timeout=600 -qq) # another may be installing
+        "${apt[@]}" install -y --no-install-recommends python3-venv >/dev/null 2>&1 ||
+            { "${apt[@]}" update && "${apt[@]}" install -y --no-install-recommends python3-venv; } >/dev/null 2>&1 ||
             die "apt-get could not install python3-venv; install it by hand"
         python3 -I -m venv "$VENV"
     fi

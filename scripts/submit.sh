@@ -136,7 +136,7 @@ check_inputs() {
             ;;
         train)
             check_made
-            ahead data || ahead model || SAVED=$(stage train --check)
+            if ahead data || ahead model; then stage train --check --unmade; else SAVED=$(stage train --check); fi
             engine_ready
             check_container
             if [[ " ${stages[*]} " == *' eval '* ]]; then check_eval; fi

@@ -6,7 +6,7 @@ set -euo pipefail
 PATH=$PATH:/usr/sbin:/sbin
 
 programs=(slurmctld slurmd sbatch srun scontrol munged ip bats gcc busybox mksquashfs bwrap)
-install=(apt-get install -y --no-install-recommends slurm-wlm munge iproute2 bats gcc libc6-dev libslurm-dev)
+install=(apt-get -o DPkg::Lock::Timeout=600 install -y --no-install-recommends slurm-wlm munge iproute2 bats gcc libc6-dev libslurm-dev)
 install+=(busybox-static squashfs-tools bubblewrap)
 if [[ ${1:-} == slow ]]; then
     programs+=(podman buildah runc debootstrap slurmdbd mariadbd chromium)

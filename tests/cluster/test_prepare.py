@@ -122,6 +122,21 @@ def test_what_only_the_user_can_make_is_refused(repo: Repo) -> None:
     failed(repo.call("make", "convert", "MODEL=qwen7b", "DRY_RUN=1", "PREPARE=1"), "PREPARE is for make train, eval")
 
 
+def test_a_run_of_another_recipe_is_refused_before_anything_is_made(repo: Repo) -> None:
+    """What it was started from has gone since, so that data and model would be made first."""
+    record = repo.run_dir() / "train/RUN"
+    record.parent.mkdir(parents=True)
+    keys = "json.dumps(stage_keys(load('mini', '1'), 'train'))"
+    script = f"import json; from sft.recipe.read import load; from sft.recipe.keys import stage_keys; print({keys})"
+    recipe = json.loads(ok(repo.call("python3", "-c", script, PYTHONPATH=repo.root / "python")))
+    call = ("scripts/submit.sh", "train", "mini", "1")
+    asked = {"PREPARE": "1", "LAUNCHER": "local"}
+    record.write_text(json.dumps({"recipe": recipe | {"LR": "7e-7"}, "inputs": {"data": "x", "model": "y"}}))
+    failed(repo.call(*call, **asked), "started with other recipe (LR: 7e-7, now 1e-3)", status=(1,))
+    assert not (repo.work / "data").exists() and not (repo.work / "models").exists()
+    failed(repo.stage("train", "mini", "--open", "--unmade"), "--unmade is for --check")
+
+
 def test_an_image_that_cannot_be_built_is_refused(repo: Repo, tmp_path: Path) -> None:
     """Before anything is queued; one that can be is the first job, and neither chain nor doctor asks for it before."""
     folder = programs_without(tmp_path / "bin", repo, "docker", "podman", "buildah", "enroot", "apptainer")

@@ -31,19 +31,24 @@ def identity(recipe: Recipe, paths: Paths, args: Any) -> tuple[dict[str, str], d
                 )
     keys = stage_keys(recipe, "train")
     inputs = {"data": data["outputs"][paths.rows.name], "model": recipe_hash(model["outputs"])}
-    record = paths.train / "RUN"
-    if record.is_file():
-        first = read_json(record)
-        now = {"recipe": keys, "inputs": inputs}
-        for what in ("recipe", "inputs"):
-            for name in sorted(first[what].keys() | now[what].keys()):
-                was, is_ = first[what].get(name), now[what].get(name)
-                if was != is_:
-                    raise Failure(
-                        f"{paths.train} was started with other {what} ({name}: {str(was)[:16]}, now {str(is_)[:16]}); "
-                        "restore it, or move the run away to start over"
-                    )
+    check_record(paths, {"recipe": keys, "inputs": inputs})
     return keys, inputs
+
+
+def check_record(paths: Paths, now: dict[str, dict[str, str]]) -> None:
+    """What of "recipe" and "inputs" is given, against the run's first link. Raises Failure when it is other."""
+    record = paths.train / "RUN"
+    if not record.is_file():
+        return
+    first = read_json(record)
+    for what in now:
+        for name in sorted(first[what].keys() | now[what].keys()):
+            was, is_ = first[what].get(name), now[what].get(name)
+            if was != is_:
+                raise Failure(
+                    f"{paths.train} was started with other {what} ({name}: {str(was)[:16]}, now {str(is_)[:16]}); "
+                    "restore it, or move the run away to start over"
+                )
 
 
 def record(paths: Paths, keys: dict[str, str], inputs: dict[str, str]) -> None:

@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 import time
@@ -31,7 +32,8 @@ SECONDS = 25.0
 PATIENCE = 4  # times as long by the clock: a busy machine must not make a right answer wrong
 START = 180.0  # until a process has imported sympy; a busy file system takes a minute
 MEMORY = 3 << 30  # bytes of a process
-SPOILT = ("memory", "recursion")  # after these a process ends: worker.py
+SPOILT = ("memory", "recursion")  # after these a child ends: worker.py
+NO_START = "a grading process did not start; try: python -c 'import math_verify, sympy', and run: make setup"
 DECIDED = ("literal", "rule", "no answer")
 
 Pair = tuple[str, str | None]
@@ -63,15 +65,23 @@ def used(pid: int) -> float:
 class Process:
     """A worker: what it is at, since when, when to look at it, and what it has said so far of its next line.
 
-    begun: by the clock, and seconds of a processor that it had used by then.
+    grading: its child, once that is ready. number: of the pair, in the order that it was given them. begun: by the
+    clock, and seconds of a processor that the child had used by then.
     """
 
     child: subprocess.Popen[bytes]
     deadline: float
     at: Pair | None = None
+    number: int = 0
     begun: tuple[float, float] = (0.0, 0.0)
-    ready: bool = False
+    grading: int | None = None
     said: bytes = field(default=b"")
+
+    def kill_child(self) -> None:
+        if self.grading is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.grading, signal.SIGKILL)
+        self.grading = None
 
 
 class Grader:
@@ -116,6 +126,7 @@ class Grader:
         assert process.child.stdin and process.child.stdout
         self.running.remove(process)
         self.selector.unregister(process.child.stdout)
+        process.kill_child()
         process.child.kill()
         process.child.wait()
         process.child.stdout.close()
@@ -151,17 +162,18 @@ class Grader:
 
     def give(self, process: Process) -> None:
         """The next pair, to a process that has none. A pair is shorter than a pipe is long, so this never waits."""
-        if not process.ready or process.at is not None:
+        if process.grading is None or process.at is not None:
             return
         if not self.waiting:
             process.deadline = float("inf")
             return
         process.at, now = self.waiting.popleft(), time.monotonic()
-        process.begun = (now, used(process.child.pid))
+        process.begun = (now, used(process.grading))
         process.deadline = now + self.seconds
+        process.number += 1
         assert process.child.stdin
         try:
-            process.child.stdin.write(json.dumps([0, *process.at]).encode() + b"\n")
+            process.child.stdin.write(json.dumps([process.number, *process.at]).encode() + b"\n")
             process.child.stdin.flush()
         except BrokenPipeError:  # it has died while idle: its end is heard next, and the pair goes to another
             self.waiting.appendleft(process.at)
@@ -176,21 +188,26 @@ class Grader:
         if said is None:
             return 0
         if not said:
+            if process.grading is None and not process.number:
+                raise Failure(NO_START)
+            self.end(process)
             return self.lost(process, "crash")
         process.said += said
         decided = 0
         while b"\n" in process.said:
             line, process.said = process.said.split(b"\n", 1)
-            if not process.ready:
-                process.ready = True
-            elif process.at is not None:
-                _, verdict, how = json.loads(line)
-                self.known[process.at] = Verdict(verdict, how)
-                process.at = None
-                decided += 1
-                if how in SPOILT:
-                    self.end(process)
-                    break
+            match json.loads(line):
+                case [int(pid)]:
+                    process.grading, process.deadline = pid, float("inf")
+                case []:
+                    process.grading, process.deadline = None, time.monotonic() + START
+                    decided += self.lost(process, "crash")
+                case [process.number, verdict, how] if process.at is not None:
+                    self.known[process.at] = Verdict(verdict, how)
+                    process.at = None
+                    decided += 1
+                    if how in SPOILT:
+                        process.grading, process.deadline = None, time.monotonic() + START
         return decided
 
     def look(self, process: Process) -> int:
@@ -199,24 +216,23 @@ class Grader:
         now = time.monotonic()
         if process.deadline > now:
             return 0
+        if process.grading is None:
+            raise Failure(NO_START)
         clock, before = process.begun
-        rest = self.seconds - (used(process.child.pid) - before)
-        if process.at is None or not rest > 0 or now >= clock + PATIENCE * self.seconds:
-            return self.lost(process, "time")
-        process.deadline = min(now + max(rest, 0.05), clock + PATIENCE * self.seconds)
-        return 0
+        rest = self.seconds - (used(process.grading) - before)
+        if rest > 0 and now < clock + PATIENCE * self.seconds:
+            process.deadline = min(now + max(rest, 0.05), clock + PATIENCE * self.seconds)
+            return 0
+        process.kill_child()
+        process.deadline = now + START
+        return self.lost(process, "time")
 
     def lost(self, process: Process, how: str) -> int:
-        """End a process that is late or dead; returns how many pairs that decides.
+        """The child that was at a pair is no more; returns how many pairs that decides.
 
-        A pair gets a second process after a crash: the system kills for memory whom it likes.
+        A pair gets a second child after a crash: the system kills for memory whom it likes.
         """
-        pair, ready = process.at, process.ready
-        self.end(process)
-        if not ready:
-            raise Failure(
-                "a grading process did not start; try: python -c 'import math_verify, sympy', and run: make setup"
-            )
+        pair, process.at = process.at, None
         if pair is None:
             return 0
         if how == "crash" and pair not in self.crashed:
