@@ -276,11 +276,25 @@ stage() {
         show "${command[@]}"
         return
     fi
-    # The libraries' own chatter about absent GPU kernels and loading bars tells nobody anything. Threads that wait for each
-    # other sleep: where others use the cores, too, spinning makes torch several times as slow.
-    OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive} TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS=${HF_HUB_DISABLE_PROGRESS_BARS:-0} \
-        TRANSFORMERS_VERBOSITY=error TORCH_LOGS=-all PYTHONWARNINGS=ignore \
-        "${command[@]}"
+    # The libraries' own chatter about absent GPU kernels and loading bars tells nobody anything.
+    local settings=(TQDM_DISABLE=1 HF_HUB_DISABLE_PROGRESS_BARS="${HF_HUB_DISABLE_PROGRESS_BARS:-0}")
+    settings+=(TRANSFORMERS_VERBOSITY=error TORCH_LOGS=-all PYTHONWARNINGS=ignore)
+    if [[ -z ${OMP_WAIT_POLICY:-} ]] && crowded; then settings+=(OMP_WAIT_POLICY=passive); fi
+    env "${settings[@]}" "${command[@]}"
+}
+
+# crowded [FILE]: whether others keep half of the cores busy, in each of three looks at what runs. There, threads that wait
+# for each other had better sleep: spinning makes torch several times as slow. Where nobody else computes, sleeping costs a
+# quarter.
+crowded() {
+    local running cores file=${1:-/proc/loadavg}
+    cores=$(nproc)
+    for _ in 1 2 3; do
+        [[ -r $file ]] || return 1
+        read -r _ _ _ running _ <"$file"
+        ((${running%/*} - 1 >= (cores + 1) / 2)) || return 1 # one of them is this shell
+        sleep 0.02
+    done
 }
 
 # patience: for how many seconds to wait for a lock: a job has the time that Slurm gives it, a user wants to know now.

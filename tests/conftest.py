@@ -1,5 +1,6 @@
 """A copy of the code with the tests' own recipes in it, and the commands as a user gives them."""
 
+import fcntl
 import json
 import os
 import shutil
@@ -7,7 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -145,18 +146,52 @@ def session_repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     return Repo(tmp_path_factory.mktemp("session") / "repo")
 
 
+def made_once(
+    factory: pytest.TempPathFactory, repo: Repo, name: str, folders: tuple[str, ...], make: Callable[[], object]
+) -> None:
+    """Have `folders` of WORK, which `make` makes. Of the processes that test side by side the first one calls it; the
+    others, which may wait for it, copy what it has made."""
+    place = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        place = place.parent
+    with (place / f"{name}.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        if not (place / name).is_dir():
+            make()
+            for folder in folders:
+                shutil.copytree(repo.work / folder, place / f"{name}.part" / folder, symlinks=True)
+            (place / f"{name}.part").rename(place / name)
+            return
+    for folder in folders:
+        shutil.copytree(place / name / folder, repo.work / folder, symlinks=True, dirs_exist_ok=True)
+
+
 @pytest.fixture(scope="session")
-def prepared(session_repo: Repo) -> Repo:
+def prepared(session_repo: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Data and base model of mini, made once."""
-    ok(session_repo.call("scripts/data.sh", "mini", "1"))
-    ok(session_repo.call("scripts/model.sh", "mini", "1"))
+
+    def make() -> None:
+        ok(session_repo.call("scripts/data.sh", "mini", "1"))
+        ok(session_repo.call("scripts/model.sh", "mini", "1"))
+
+    made_once(tmp_path_factory, session_repo, "prepared", ("data", "models"), make)
     return session_repo
 
 
 @pytest.fixture(scope="session")
-def trained(prepared: Repo) -> Repo:
+def trained(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """The whole chain of mini in one link, by the local launcher: what interrupted runs are compared with."""
-    ok(prepared.call("scripts/submit.sh", "train", "mini", "1"))
+    train = ("scripts/submit.sh", "train", "mini", "1")
+    made_once(tmp_path_factory, prepared, "trained", ("runs/mini",), lambda: ok(prepared.call(*train)))
+    return prepared
+
+
+@pytest.fixture(scope="session")
+def trained_pair(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+    """mini as "pair", in one link of two processes (FSDP2 over gloo), which interrupted ones are compared with."""
+    prepared.derive("pair", GPUS_PER_NODE=2)
+    train = ("bash", "sbatch/train.sbatch", "pair", "1")
+    made_once(tmp_path_factory, prepared, "trained_pair", ("runs/pair",), lambda: ok(prepared.call(*train)))
     return prepared
 
 
@@ -179,8 +214,12 @@ def finished(trained: Repo, repo: Repo) -> Repo:
 def prepared_mega(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Data and base model of mega, made once."""
     repo = Repo(tmp_path_factory.mktemp("mega") / "repo")
-    ok(repo.call("scripts/data.sh", "mega", "1"))
-    ok(repo.call("scripts/model.sh", "mega", "1"))
+
+    def make() -> None:
+        ok(repo.call("scripts/data.sh", "mega", "1"))
+        ok(repo.call("scripts/model.sh", "mega", "1"))
+
+    made_once(tmp_path_factory, repo, "prepared_mega", ("data", "models"), make)
     return repo
 
 

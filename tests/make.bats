@@ -381,15 +381,30 @@ $TMP/venv/bin/python $ROOT/python/tools/report.py qwen7b 1 --work $TMP/w --if-po
     [[ $output == *"error: "*soon* && $output != *"no estimate"* ]]
 }
 
-@test "threads that wait for each other sleep, unless the user says otherwise" {
+@test "threads that wait for each other sleep where others compute, unless the user says otherwise" {
     mkdir -p "$TMP/venv/bin" # with what stands in for Python
     printf '#!/bin/sh\necho "policy $OMP_WAIT_POLICY"\n' >"$TMP/venv/bin/python"
     chmod +x "$TMP/venv/bin/python"
     call='. scripts/lib.sh; VENV=$TMP/venv MODEL=tiny ROUND=1 WORK=$TMP; stage results'
+    busy=()
+    for _ in $(seq $((2 * $(nproc)))); do
+        timeout 60 sh -c 'while :; do :; done' 3>&- &
+        busy+=($!)
+    done
+    sleep 0.3
     TMP="$TMP" run env -u OMP_WAIT_POLICY bash -c "$call"
     [ "$output" = "policy passive" ]
     TMP="$TMP" OMP_WAIT_POLICY=active run bash -c "$call"
     [ "$output" = "policy active" ]
+    kill "${busy[@]}"
+    half=$((($(nproc) + 1) / 2)) # and this shell
+    for running in 1 "$half" $((half + 1)); do
+        echo "99.00 99.00 99.00 $running/400 1234" >"$TMP/loadavg"
+        run bash -c '. scripts/lib.sh; crowded "$1"' - "$TMP/loadavg"
+        [ "$status" -eq "$((running <= half))" ]
+    done
+    run bash -c '. scripts/lib.sh; crowded /nonexistent'
+    [ "$status" -eq 1 ] && [ "$output" = "" ]
 }
 
 @test "slurm without sbatch, and without a cluster, is one line" {

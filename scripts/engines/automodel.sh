@@ -79,7 +79,7 @@ torchrun_link() {
     cpus=$(nproc)
     if ((cpus > ${SLURM_CPUS_ON_NODE:-$cpus})); then cpus=$SLURM_CPUS_ON_NODE; fi
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((cpus > GPUS_PER_NODE ? cpus / GPUS_PER_NODE : 1))}
-    if [[ $DEVICE == cpu ]]; then export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}; fi # as for the stages
+    if [[ $DEVICE == cpu && -z ${OMP_WAIT_POLICY:-} ]] && crowded; then export OMP_WAIT_POLICY=passive; fi
     export TQDM_DISABLE=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
     engine_container # last: it hands on what is exported
     torchrun=("$BOX_PYTHON" -m torch.distributed.run --nproc-per-node "$GPUS_PER_NODE" --max-restarts 0 "${torchrun[@]}")

@@ -78,15 +78,16 @@ def slurm_finished(finished: Repo, cluster: dict[str, str]) -> Repo:
 
 
 def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
-    """Slurm's TERM at the limit makes a checkpoint; the second link goes on from it; the rest of the chain follows.
+    """Slurm's TERM at the limit makes a checkpoint; the second link goes on from it; the conversions and their average
+    follow. (A whole chain with its evaluation is in test_prepare.py.)
 
     To spend a minute without computing for one, the workers of the first link are stopped for most of it.
     """
     slurm.edit("recipes/mini/round1.env", "STEPS=60", "STEPS=400")
     slurm.edit("recipes/mini/round1.env", "SAVE_EVERY=10", "SAVE_EVERY=100")
     slurm.edit("recipes/mini/round1.env", "=40,50,60", "=300,400")
-    jobs = submit(slurm, SBATCH_TIMELIMIT="1", SAVE_RESERVE="0")
-    assert [name for name, _ in jobs] == ["train", "train", "convert", "convert", "average", "eval", "results"]
+    jobs = submit(slurm, SBATCH_TIMELIMIT="1", SAVE_RESERVE="0", EVAL="no")
+    assert [name for name, _ in jobs] == ["train", "train", "convert", "convert", "average"]
     first, second = jobs[0][1], jobs[1][1]
     for _, job in jobs[1:]:
         ok(slurm.call("scontrol", "update", f"jobid={job.id}", "timelimit=10"))
@@ -108,8 +109,9 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     assert f"from step {max(saved)} to 400" in second.log()
     for name, job in jobs[2:]:
         assert job.wait(120) == "COMPLETED", (name, job.log())
-    result = json.loads((slurm.run_dir() / "results/results.json").read_text())
-    assert (result["steps"], result["links"]) == (400, 2)
+    done = slurm.done(slurm.run_dir() / "train")
+    assert (done["steps"], done["links"]) == (400, 2)
+    assert slurm.done(slurm.run_dir() / "average")["outputs"]
     assert sorted(slurm.losses()) == list(range(1, 401))
 
 
@@ -162,13 +164,10 @@ def test_a_finished_run_submitted_again_ends_in_seconds(slurm_finished: Repo) ->
     assert (slurm_finished.run_dir() / "results/DONE").read_text() == before
 
 
-def test_two_nodes_and_a_lost_one(slurm: Repo) -> None:
-    """A link on two nodes; the same with a node set down in mid-training: requeued, resumed, same losses, exactly."""
-    slurm.derive("nodes", NODES=2)
+def test_two_nodes_and_a_lost_one(slurm: Repo, trained_pair: Repo) -> None:
+    """A link on two nodes, one of which is set down in mid-training: requeued, resumed, and the losses of two processes
+    that nobody interrupted on one node, to the last digit."""
     slurm.derive("lost", NODES=2)
-    whole = Job(slurm, ok(slurm.call("sbatch", "--parsable", "--nodes=2", "sbatch/train.sbatch", "nodes", "1")).strip())
-    assert whole.wait(180) == "COMPLETED", whole.log()
-    assert "NODES=2 GPUS_PER_NODE=1" in whole.log()
     lost = Job(slurm, ok(slurm.call("sbatch", "--parsable", "--nodes=2", "sbatch/train.sbatch", "lost", "1")).strip())
     wait_until(lambda: len(slurm.losses("lost")) >= 25, 120, lost.log)
     hosts = ok(slurm.call("scontrol", "show", "hostnames", lost.field("NodeList"))).split()
@@ -180,7 +179,8 @@ def test_two_nodes_and_a_lost_one(slurm: Repo) -> None:
     finally:
         ok(slurm.call("scontrol", "update", f"node={hosts[1]}", "state=resume"))
     assert re.search(r"from step [1-5]\d to 60", lost.log()), lost.log()
-    assert slurm.losses("lost") == slurm.losses("nodes") and len(slurm.losses("nodes")) == 60
+    assert "NODES=2 GPUS_PER_NODE=1" in lost.log()
+    assert slurm.losses("lost") == trained_pair.losses("pair") and len(slurm.losses("lost")) == 60
 
 
 def test_sbatch_directly(slurm: Repo, trained: Repo) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,36 +28,42 @@ def cancel(repo: Repo, **env: object) -> subprocess.CompletedProcess[str]:
     return repo.call("make", "-s", "cancel", "MODEL=mini", **env)
 
 
-def test_a_running_link_saves_and_the_run_resumes(slurm: Repo, trained: Repo) -> None:
-    """Cancelled in the middle, trained again: the losses of the run that nobody interrupted, to the last digit."""
+def test_a_cancelled_link_saves_or_is_ended_and_the_run_resumes(slurm: Repo, trained: Repo) -> None:
+    """Cancelled in the middle, first while it does not answer, then again: the losses of the run that nobody
+    interrupted, to the last digit."""
+    deaf = submit(slurm, JOBS=1)[0][1]
+    wait_until(lambda: len(slurm.losses()) >= 11, 120, deaf.log)
+    for pid in workers(slurm):
+        os.kill(pid, signal.SIGSTOP)
+    said = ok(cancel(slurm, CANCEL_WAIT=3))
+    assert f"link {deaf.id} has not ended in 3 s; cancelled" in said and deaf.field("JobState") == "CANCELLED"
+    before = max(saved_steps("automodel", slurm.run_dir() / "train/checkpoints"))
+    reached = len(slurm.losses())
+
     queued = submit(slurm)
     [first, second] = [job for name, job in queued if name == "train"]
-    wait_until(lambda: len(slurm.losses()) >= 5, 120, first.log)
-    said = ok(cancel(slurm))
+    wait_until(lambda: len(slurm.losses()) >= reached + 5, 120, first.log)
+    paused = workers(slurm)  # until it is asked, or it would be at its end by then
+    for pid in paused:
+        os.kill(pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        cancelled = pool.submit(cancel, slurm)
+        wait_until(lambda: bool(list((slurm.run_dir() / "train").glob("STOP*"))), 60, first.log)
+        for pid in paused:
+            os.kill(pid, signal.SIGCONT)
+        said = ok(cancelled.result())
     assert f"asked link {first.id} to save and end" in said
     saved = max(saved_steps("automodel", slurm.run_dir() / "train/checkpoints"))
-    assert 5 <= saved < 60, first.log()
+    assert before <= reached < saved < 60, first.log()
     assert f"the last checkpoint is step {saved} of 60; resume with: make train MODEL=mini ROUND=1" in said
     assert f"the link is over after step {saved}" in first.log() and first.field("ExitCode") == "75:0"
+    assert f"from step {before} to 60" in first.log()
     assert {job.field("JobState") for _, job in queued if job is not first} == {"CANCELLED"}
     assert second.ran() == 0 and not list((slurm.run_dir() / "train").glob("STOP*"))
     assert "nothing of this run is queued or running" in ok(cancel(slurm))
 
     again = submit(slurm, JOBS=1)[0][1]
     assert again.wait(120) == "COMPLETED" and f"from step {saved} to 60" in again.log()
-    assert slurm.losses() == trained.losses()
-    ok(cancel(slurm))
-
-
-def test_a_link_that_does_not_save_is_cancelled_and_resumes_from_its_last_save(slurm: Repo, trained: Repo) -> None:
-    job = submit(slurm, JOBS=1)[0][1]
-    wait_until(lambda: len(slurm.losses()) >= 11, 120, job.log)
-    for pid in workers(slurm):
-        os.kill(pid, signal.SIGSTOP)
-    said = ok(cancel(slurm, CANCEL_WAIT=3))
-    assert f"link {job.id} has not ended in 3 s; cancelled" in said and job.field("JobState") == "CANCELLED"
-    again = submit(slurm, JOBS=1)[0][1]
-    assert again.wait(120) == "COMPLETED", again.log()
     assert slurm.losses() == trained.losses()
     ok(cancel(slurm))
 

@@ -89,11 +89,9 @@ def ok_link(repo: Repo, model: str = "mini", **env: object) -> str:
     return out
 
 
-def test_two_processes_killed_and_resumed(copy: Repo) -> None:
+def test_two_processes_killed_and_resumed(copy: Repo, trained_pair: Repo) -> None:
     """FSDP2 over gloo: an interrupted run of two processes equals an uninterrupted one of two, to the last digit."""
-    copy.derive("pair", GPUS_PER_NODE=2)
     copy.derive("pair2", GPUS_PER_NODE=2)
-    ok_link(copy, "pair")
     process = link(copy, "pair2", LINK_STEPS=25)
     wait_for_step(copy, 13, process, "pair2")
     os.kill(workers(copy)[0], signal.SIGKILL)
@@ -103,8 +101,8 @@ def test_two_processes_killed_and_resumed(copy: Repo) -> None:
     out = process.communicate(timeout=120)[0]
     assert process.returncode == 75 and "the link is over after step 35" in out, out
     ok_link(copy, "pair2")
-    assert copy.losses("pair2") == copy.losses("pair") and len(copy.losses("pair")) == 60
-    assert copy.done(copy.run_dir("pair") / "train")["links"] == 1
+    assert copy.losses("pair2") == trained_pair.losses("pair") and len(copy.losses("pair2")) == 60
+    assert trained_pair.done(trained_pair.run_dir("pair") / "train")["links"] == 1
 
 
 def test_a_finished_run_ends_at_once_without_the_engine(finished: Repo) -> None:
