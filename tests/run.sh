@@ -13,7 +13,7 @@ export VENV
 log 'tests: tools'
 output=$(mktemp)
 trap 'wait; rm -f -- "$output"' EXIT # apt-get is not to be left half-way
-tests/install.sh "$@" & # beside pip, which waits for the network as well
+tests/install.sh "$@" &              # beside pip, which waits for the network as well
 tools=$!
 scripts/setup.sh test
 sandbox_venv
