@@ -146,60 +146,72 @@ def session_repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     return Repo(tmp_path_factory.mktemp("session") / "repo")
 
 
-def made_once(
-    factory: pytest.TempPathFactory, repo: Repo, name: str, folders: tuple[str, ...], make: Callable[[], object]
-) -> None:
-    """Have `folders` of WORK, which `make` makes. Of the processes that test side by side the first one calls it; the
-    others, which may wait for it, copy what it has made."""
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Repo], object]) -> Path:
+    """WORK of a copy of the code in which `make` was called: by the first of the processes that test side by side, for
+    which the others wait. All of them copy it, so that no test's verdict depends on which process was the first."""
     place = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
-    with (place / f"{name}.lock").open("w") as held:
+    made = place / "made" / name
+    made.parent.mkdir(exist_ok=True)
+    with made.with_suffix(".lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        if not (place / name).is_dir():
-            make()
-            for folder in folders:
-                shutil.copytree(repo.work / folder, place / f"{name}.part" / folder, symlinks=True)
-            (place / f"{name}.part").rename(place / name)
-            return
+        if not (made / "MADE").is_file():
+            shutil.rmtree(made, ignore_errors=True)
+            repo = Repo(made)
+            make(repo)
+            (made / "MADE").touch()
+    return made / "work"
+
+
+def put(work: Path, repo: Repo, *folders: str) -> None:
+    """Copy some folders of another WORK."""
     for folder in folders:
-        shutil.copytree(place / name / folder, repo.work / folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(work / folder, repo.work / folder, symlinks=True)
 
 
 @pytest.fixture(scope="session")
 def prepared(session_repo: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Data and base model of mini, made once."""
 
-    def make() -> None:
-        ok(session_repo.call("scripts/data.sh", "mini", "1"))
-        ok(session_repo.call("scripts/model.sh", "mini", "1"))
+    def make(repo: Repo) -> None:
+        ok(repo.call("scripts/data.sh", "mini", "1"))
+        ok(repo.call("scripts/model.sh", "mini", "1"))
 
-    made_once(tmp_path_factory, session_repo, "prepared", ("data", "models"), make)
+    put(made_once(tmp_path_factory, "prepared", make), session_repo, "data", "models")
     return session_repo
 
 
 @pytest.fixture(scope="session")
 def trained(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """The whole chain of mini in one link, by the local launcher: what interrupted runs are compared with."""
-    train = ("scripts/submit.sh", "train", "mini", "1")
-    made_once(tmp_path_factory, prepared, "trained", ("runs/mini",), lambda: ok(prepared.call(*train)))
+
+    def make(repo: Repo) -> None:
+        put(prepared.work, repo, "data", "models")
+        ok(repo.call("scripts/submit.sh", "train", "mini", "1"))
+
+    put(made_once(tmp_path_factory, "trained", make), prepared, "runs/mini")
     return prepared
 
 
 @pytest.fixture(scope="session")
 def trained_pair(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """mini as "pair", in one link of two processes (FSDP2 over gloo), which interrupted ones are compared with."""
+
+    def make(repo: Repo) -> None:
+        put(prepared.work, repo, "data", "models")
+        repo.derive("pair", GPUS_PER_NODE=2)
+        ok(repo.call("bash", "sbatch/train.sbatch", "pair", "1"))
+
     prepared.derive("pair", GPUS_PER_NODE=2)
-    train = ("bash", "sbatch/train.sbatch", "pair", "1")
-    made_once(tmp_path_factory, prepared, "trained_pair", ("runs/pair",), lambda: ok(prepared.call(*train)))
+    put(made_once(tmp_path_factory, "trained_pair", make), prepared, "runs/pair")
     return prepared
 
 
 @pytest.fixture
 def copy(prepared: Repo, repo: Repo) -> Repo:
     """A copy of its own with mini's data and base model in WORK."""
-    for name in ("data", "models"):
-        shutil.copytree(prepared.work / name, repo.work / name)
+    put(prepared.work, repo, "data", "models")
     return repo
 
 
@@ -213,21 +225,20 @@ def finished(trained: Repo, repo: Repo) -> Repo:
 @pytest.fixture(scope="session")
 def prepared_mega(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Data and base model of mega, made once."""
-    repo = Repo(tmp_path_factory.mktemp("mega") / "repo")
 
-    def make() -> None:
+    def make(repo: Repo) -> None:
         ok(repo.call("scripts/data.sh", "mega", "1"))
         ok(repo.call("scripts/model.sh", "mega", "1"))
 
-    made_once(tmp_path_factory, repo, "prepared_mega", ("data", "models"), make)
+    repo = Repo(tmp_path_factory.mktemp("mega") / "repo")
+    put(made_once(tmp_path_factory, "prepared_mega", make), repo, "data", "models")
     return repo
 
 
 @pytest.fixture
 def mega(prepared_mega: Repo, repo: Repo) -> Repo:
     """A copy of its own with mega's data and base model in WORK."""
-    for name in ("data", "models"):
-        shutil.copytree(prepared_mega.work / name, repo.work / name)
+    put(prepared_mega.work, repo, "data", "models")
     return repo
 
 
