@@ -33,7 +33,7 @@ from sft.eval.evaluation import Evaluation, Scored, gpus_of
 from sft.eval.metrics import in_words, score_rows
 from sft.eval.tasks import Task, tasks_of
 from sft.lib.done import is_done, open_part, resumable_folder, write_done
-from sft.lib.errors import run, usage
+from sft.lib.errors import run, usage, without_torch
 from sft.lib.files import write_json
 from sft.lib.progress import log
 from sft.recipe.command import open_run, run_parser
@@ -125,6 +125,8 @@ def main() -> None:
         log(f"eval: {wanted.target} is already there")
         return
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    if args.grade or args.server:
+        without_torch()
     tokenizer = load_tokenizer(wanted.models[0].base)
     sets = wanted.sets(args.rows)
     tasks = [task for name, k, rows in sets for task in tasks_of(wanted.recipe, paths, name, k, rows, tokenizer)]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sft.data import tiny, tiny_reasoning
 from sft.lib.done import describe, is_done, new_folder, read_done, write_done
-from sft.lib.errors import Failure, run
+from sft.lib.errors import Failure, run, without_torch
 from sft.lib.hub import download, local_copy, take
 from sft.lib.progress import log
 from sft.model.folder import check_weights
@@ -93,6 +93,8 @@ def main() -> None:
         check_weights(paths.base)
         log(f"model: {paths.base} is already there")
         return
+    if recipe["BASE_SOURCE"] != "random":
+        without_torch()
     paths.base.parent.mkdir(parents=True, exist_ok=True)
     name = recipe["BASE_MODEL"]
     given = args.source or (Path(name) if name.startswith("/") else None)

@@ -146,9 +146,9 @@ def session_repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     return Repo(tmp_path_factory.mktemp("session") / "repo")
 
 
-def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Repo], object]) -> Path:
-    """WORK of a copy of the code in which `make` was called: by the first of the processes that test side by side, for
-    which the others wait. All of them copy it, so that no test's verdict depends on which process was the first."""
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Repo], object], *folders: str) -> Repo:
+    """A copy of the code with `folders` of WORK as `make` leaves them. Of the processes that test side by side the first
+    one calls it, for another copy, and the others wait: no verdict may depend on which of them was the first."""
     place = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent
@@ -158,10 +158,11 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Repo],
         fcntl.flock(held, fcntl.LOCK_EX)
         if not (made / "MADE").is_file():
             shutil.rmtree(made, ignore_errors=True)
-            repo = Repo(made)
-            make(repo)
+            make(Repo(made))
             (made / "MADE").touch()
-    return made / "work"
+    repo = Repo(factory.mktemp(name) / "repo")
+    put(made / "work", repo, *folders)
+    return repo
 
 
 def put(work: Path, repo: Repo, *folders: str) -> None:
@@ -171,15 +172,14 @@ def put(work: Path, repo: Repo, *folders: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def prepared(session_repo: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Repo:
     """Data and base model of mini, made once."""
 
     def make(repo: Repo) -> None:
         ok(repo.call("scripts/data.sh", "mini", "1"))
         ok(repo.call("scripts/model.sh", "mini", "1"))
 
-    put(made_once(tmp_path_factory, "prepared", make), session_repo, "data", "models")
-    return session_repo
+    return made_once(tmp_path_factory, "prepared", make, "data", "models")
 
 
 @pytest.fixture(scope="session")
@@ -190,8 +190,7 @@ def trained(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Repo:
         put(prepared.work, repo, "data", "models")
         ok(repo.call("scripts/submit.sh", "train", "mini", "1"))
 
-    put(made_once(tmp_path_factory, "trained", make), prepared, "runs/mini")
-    return prepared
+    return made_once(tmp_path_factory, "trained", make, "data", "models", "runs")
 
 
 @pytest.fixture(scope="session")
@@ -203,9 +202,7 @@ def trained_pair(prepared: Repo, tmp_path_factory: pytest.TempPathFactory) -> Re
         repo.derive("pair", GPUS_PER_NODE=2)
         ok(repo.call("bash", "sbatch/train.sbatch", "pair", "1"))
 
-    prepared.derive("pair", GPUS_PER_NODE=2)
-    put(made_once(tmp_path_factory, "trained_pair", make), prepared, "runs/pair")
-    return prepared
+    return made_once(tmp_path_factory, "trained_pair", make, "data", "models", "runs")
 
 
 @pytest.fixture
@@ -230,9 +227,7 @@ def prepared_mega(tmp_path_factory: pytest.TempPathFactory) -> Repo:
         ok(repo.call("scripts/data.sh", "mega", "1"))
         ok(repo.call("scripts/model.sh", "mega", "1"))
 
-    repo = Repo(tmp_path_factory.mktemp("mega") / "repo")
-    put(made_once(tmp_path_factory, "prepared_mega", make), repo, "data", "models")
-    return repo
+    return made_once(tmp_path_factory, "prepared_mega", make, "data", "models")
 
 
 @pytest.fixture

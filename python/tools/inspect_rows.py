@@ -27,7 +27,7 @@ from sft.inspect.batch import in_order, show_batch
 from sft.inspect.rows import BATCH, SHOWN, STEP, Span, load_tokenizer, longest_lines, paint, read_row, show_row
 from sft.inspect.verdicts import WRONG, Verdict
 from sft.lib.done import read_done
-from sft.lib.errors import Failure, run, usage
+from sft.lib.errors import Failure, run, usage, without_torch
 from sft.lib.files import read_json
 from sft.lib.progress import log
 from sft.recipe.command import open_run, run_parser
@@ -60,6 +60,7 @@ def main() -> None:
         raise Failure(f"{path} is not there; make the data as JSONL of input and output, which training reads")
     if path.stat().st_size > 1 << 30:
         log(f"inspect: finding the lines of {path.stat().st_size / 1e9:.1f} GB, as training does when it starts")
+    without_torch()
     tokenizer = load_tokenizer(paths.start)
     dataset = SftDataset(str(path), recipe["SEQ_LEN"], ENDS[recipe["CHAT"]], tokenizer)
     total = len(dataset)

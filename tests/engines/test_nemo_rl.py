@@ -73,7 +73,7 @@ def keys(lines: list[str]) -> dict[str, str]:
     return found
 
 
-def hydra(lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.CompletedProcess[str]:
+def hydra(*lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.CompletedProcess[str]:
     """What NeMo-RL makes of the overrides."""
     if not HYDRA.is_file():
         message = f"no {HYDRA}; run: scripts/setup.sh test"
@@ -86,8 +86,12 @@ def hydra(lines: list[str], keys: dict[str, Any] = KEYS) -> subprocess.Completed
     )
 
 
+def all_applied(lines: list[list[str]], version: Version = VERSION) -> list[dict[str, Any]]:
+    return json.loads(ok(hydra(*lines, keys=defaults(version))))
+
+
 def applied(lines: list[str], version: Version = VERSION) -> dict[str, Any]:
-    return json.loads(ok(hydra(lines, defaults(version))))
+    return all_applied([lines], version)[0]
 
 
 def at(config: dict[str, Any], key: str) -> Any:
@@ -207,7 +211,7 @@ def test_the_whole_configuration_is_of_the_types_that_nemo_rl_demands(version: V
     """Defaults and overrides together, of every recipe and variant, by jsonschema; and the two nulls are not."""
     whole = [overrides(recipe_read.load(*run), version=version) for run in RUNS]
     whole += [overrides(load(**changes), link, version=version) for changes, link in VARIANTS.values()]
-    configs = [applied(lines, version) for lines in whole]
+    configs = all_applied(whole, version)
 
     broken = [json.loads(json.dumps(configs[0])) for _ in range(2)]
     broken[0]["checkpointing"]["keep_top_k"] = None
@@ -265,7 +269,7 @@ def test_the_next_version_in_its_own_words(variant: str) -> None:
         assert after["policy.megatron_cfg.use_fused_linear_logprobs"] == "false"
         assert after["policy.megatron_cfg.checkpoint.async_save"] == "false"
     assert order <= new
-    result = hydra(overrides(load(**changes), link), defaults(NEXT))
+    result = hydra(overrides(load(**changes), link), keys=defaults(NEXT))
     assert variant == "fsdp" or (result.returncode and "use_linear_ce_fusion_loss" in result.stderr)
     applied(overrides(load(**changes), link, version=NEXT), NEXT)
 
