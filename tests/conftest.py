@@ -26,6 +26,25 @@ VENV = Path(sys.prefix)
 SLURM = ROOT / "tests" / "slurm"
 
 
+# The files that take longest, in this order: they begin first, or one process would end with them alone.
+LONGEST = (
+    "stages/test_demo.py",
+    "cluster/test_ray.py",
+    "cluster/test_slurm.py",
+    "stages/test_demo_reasoning.py",
+    "cluster/test_container.py",
+    "stages/test_train.py",
+    "model/test_adapter.py",
+    "eval/test_vllm.py",
+    "engines/test_megatron.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
+
+
 class Repo:
     """A working copy below a temporary folder: its own recipes, its own WORK, the virtual environment of the tests."""
 
@@ -147,8 +166,11 @@ def session_repo(tmp_path_factory: pytest.TempPathFactory) -> Repo:
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Repo], object], *folders: str) -> Repo:
-    """A copy of the code with `folders` of WORK as `make` leaves them. Of the processes that test side by side the first
-    one calls it, for another copy, and the others wait: no verdict may depend on which of them was the first."""
+    """A copy of the code with `folders` of WORK as `make` leaves them.
+
+    Of the processes that test side by side the first one calls it, for another copy, and the others wait: no verdict
+    may depend on which of them was the first.
+    """
     place = factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         place = place.parent

@@ -166,6 +166,7 @@ def ours(repo: Repo, source: Path, tokenizer: Path, round_: str) -> list[tuple[s
     return sorted((row["input"], row["output"]) for row in rows_of(path))
 
 
+@pytest.mark.slow
 def test_round_1_is_the_published_one_but_for_counters_of_two_digits(
     prepared: Repo, repo: Repo, source: Path, tmp_path: Path
 ) -> None:
@@ -186,6 +187,7 @@ def test_round_1_is_the_published_one_but_for_counters_of_two_digits(
 
 
 @pytest.mark.parametrize("round_", ["2", "2exact"])
+@pytest.mark.slow
 def test_round_2_is_the_published_one(prepared: Repo, repo: Repo, source: Path, tmp_path: Path, round_: str) -> None:
     """The least length is exactly that of one of the rows that it decides on."""
     from tokenizers import Tokenizer
@@ -230,6 +232,7 @@ def test_other_rows_than_the_published_fail_the_bench(tmp_path: Path, monkeypatc
             bench.compare("1", 6)
 
 
+@pytest.mark.slow
 def test_awkward_rows_are_the_published_ones_byte_for_byte(prepared: Repo, repo: Repo, tmp_path: Path) -> None:
     """Over all three splits: what formatting, JSON, line ends and templates could each spoil."""
     left = "Remaining code executions: "
@@ -269,6 +272,7 @@ def test_the_checkpoints_have_the_tensors_of_qwen2_5_1_5b() -> None:
     assert tensors["model.layers.27.self_attn.k_proj.weight"] == (256, 1536)
 
 
+@pytest.mark.slow
 def test_averaging_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
     """The whole bench on 2 MB: same bits as the upstream algorithm, or it fails."""
     env = os.environ | {"BENCH": "average", "BENCH_DIR": str(tmp_path / "b"), "BENCH_SAVE": str(tmp_path / "save.json")}
@@ -299,6 +303,7 @@ def test_an_unknown_bench_is_refused() -> None:
 # --- the curation against a plain loop ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_curation_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
     """The whole bench on 400 rows: the rows of the plain loop in its order, or it fails."""
     command = [

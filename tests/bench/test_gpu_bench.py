@@ -125,6 +125,7 @@ def smoke(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return json.loads((out / "cpu.json").read_text()), (out / "cpu.md").read_text(), result.stdout, out
 
 
+@pytest.mark.slow
 def test_a_run_has_all_that_is_needed_to_make_it_again(smoke: tuple[dict[str, Any], str, str, Path]) -> None:
     made, text, output, out = smoke
     assert made["complete"] and sorted(p.name for p in out.iterdir()) == ["cpu.json", "cpu.md"]
@@ -144,6 +145,7 @@ def test_a_run_has_all_that_is_needed_to_make_it_again(smoke: tuple[dict[str, An
     assert "tokens/s" in output and "sdpa+chunked" in output and f"written to {out / 'cpu'}.json" in output
 
 
+@pytest.mark.slow
 def test_the_mfu_of_a_run_by_hand(smoke: tuple[dict[str, Any], str, str, Path]) -> None:
     """From the lengths of the documents, the seconds of a step, and the measured rate of matrix products."""
     made, *_ = smoke
@@ -170,6 +172,7 @@ def test_the_mfu_of_a_run_by_hand(smoke: tuple[dict[str, Any], str, str, Path]) 
     assert row["loss"] == pytest.approx(math.log(512), rel=0.1) and row["peak_memory_bytes"] > 2**26
 
 
+@pytest.mark.slow
 def test_a_setting_that_cannot_be_is_a_row_with_its_reason(smoke: tuple[dict[str, Any], str, str, Path]) -> None:
     """And the run goes on."""
     made, text, output, _ = smoke

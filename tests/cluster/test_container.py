@@ -463,6 +463,7 @@ def with_python(repo: Repo, pyxis: dict[str, str]) -> dict[str, str]:
     return {"CONTAINER_RUNTIME": "pyxis", "CONTAINER_MOUNTS": ",".join(mounts)}
 
 
+@pytest.mark.slow
 def test_the_doctor_asks_nodes_in_pyxis(repo: Repo, pyxis: dict[str, str]) -> None:
     """torch starts in the image on both nodes and they find each other; without its mounts it does not start."""
     env = with_python(repo, pyxis) | {"NODE": "1"}
@@ -474,6 +475,7 @@ def test_the_doctor_asks_nodes_in_pyxis(repo: Repo, pyxis: dict[str, str]) -> No
     assert "of 2 nodes (srun: " not in found, found
 
 
+@pytest.mark.slow
 def test_a_training_link_in_pyxis(copy: Repo, pyxis: dict[str, str]) -> None:
     """Engine automodel's own srun and launcher."""
     env = with_python(copy, pyxis)

@@ -236,6 +236,7 @@ def test_gpus_that_slurm_does_not_count(repo: Repo) -> None:
 # --- nodes ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_nodes_are_asked(repo: Repo, tmp_path: Path) -> None:
     """By their word WORK is shared, or not: under a mount that they do not have it looks the same, and is another."""
     with running_slurm(nodes=2, PORT_BASE=port(60)) as env:

@@ -29,6 +29,7 @@ def edges(repo: Repo, jobs: list[tuple[str, Job]]) -> list[str]:
     return [",".join(names.get(word.split(":")[-1].split("(")[0], "") for word in words) for words in waits]
 
 
+@pytest.mark.slow
 def test_a_chain_makes_what_it_lacks(bare: Repo) -> None:
     """A lock that another preparation holds is waited for, in a job; at the prompt it is an error."""
     lock = bare.work / "data/.lock"
@@ -52,6 +53,7 @@ def test_a_chain_makes_what_it_lacks(bare: Repo) -> None:
     assert "nothing, all is here" in again.stderr and "data-mini" not in ok(again)
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_cancels_the_chain(bare: Repo) -> None:
     bare.edit("python/data.py", "def main() -> None:\n", "def main() -> None:\n    raise SystemExit(3)\n")
     jobs = submit(bare, PREPARE="1", CPU_PARTITION="batch")
@@ -62,6 +64,7 @@ def test_what_cannot_be_made_cancels_the_chain(bare: Repo) -> None:
     assert "made first: data\n" in bare.call("scripts/submit.sh", "train", "mini", "1", PREPARE="1", DRY_RUN="1").stderr
 
 
+@pytest.mark.slow
 def test_here_and_now(repo: Repo) -> None:
     """Options of the preparations are handed on; those that these rows do not need are no error."""
     repo.derive("few", STEPS=10, AVERAGE_STEPS=10)

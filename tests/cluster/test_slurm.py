@@ -77,6 +77,7 @@ def slurm_finished(finished: Repo, cluster: dict[str, str]) -> Repo:
     return finished
 
 
+@pytest.mark.slow
 def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     """Slurm's TERM at the limit makes a checkpoint; the second link goes on from it; the conversions and their average
     follow. (A whole chain with its evaluation is in test_prepare.py.)
@@ -115,6 +116,7 @@ def test_a_chain_whose_first_link_runs_into_its_time_limit(slurm: Repo) -> None:
     assert sorted(slurm.losses()) == list(range(1, 401))
 
 
+@pytest.mark.slow
 def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
     """The job asks Slurm for its end. With a reserve beyond the limit the link makes one step and says why.
 
@@ -132,6 +134,7 @@ def test_a_link_ends_by_itself_before_its_time_limit(slurm: Repo) -> None:
     assert list(saved_steps("automodel", slurm.run_dir() / "train/checkpoints")) in ([1], [2])
 
 
+@pytest.mark.slow
 def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
     repo = slurm_finished
     for name in ("convert", "average", "eval", "results"):
@@ -164,6 +167,7 @@ def test_a_finished_run_submitted_again_ends_in_seconds(slurm_finished: Repo) ->
     assert (slurm_finished.run_dir() / "results/DONE").read_text() == before
 
 
+@pytest.mark.slow
 def test_two_nodes_and_a_lost_one(slurm: Repo, trained_pair: Repo) -> None:
     """A link on two nodes, one of which is set down in mid-training: requeued, resumed, and the losses of two processes
     that nobody interrupted on one node, to the last digit."""
@@ -183,6 +187,7 @@ def test_two_nodes_and_a_lost_one(slurm: Repo, trained_pair: Repo) -> None:
     assert slurm.losses("lost") == trained_pair.losses("pair") and len(slurm.losses("lost")) == 60
 
 
+@pytest.mark.slow
 def test_sbatch_directly(slurm: Repo, trained: Repo) -> None:
     """sbatch sbatch/train.sbatch MODEL ROUND from the repository's root; losses as those of the local launcher."""
     job = Job(slurm, ok(slurm.call("sbatch", "--parsable", "sbatch/train.sbatch", "mini", "1")).strip())
@@ -225,6 +230,7 @@ def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo
     assert repo.done(repo.run_dir() / "results")["code"] == json.loads((snapshot / "SNAPSHOT").read_text())
 
 
+@pytest.mark.slow
 def test_a_machine_without_slurm_fails_in_ci_and_skips_elsewhere(tmp_path: Path) -> None:
     """The fixture with a cluster that cannot come up: a port that is none."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path}/nested"]
@@ -237,6 +243,7 @@ def test_a_machine_without_slurm_fails_in_ci_and_skips_elsewhere(tmp_path: Path)
         assert run.returncode == code and word in run.stdout and "PORT_BASE is 'none'" in run.stdout, run.stdout
 
 
+@pytest.mark.slow
 def test_a_chain_after_other_jobs(slurm_finished: Repo) -> None:
     """Slurm takes a dependency on a job that does not exist for fulfilled; here it is refused."""
     repo = slurm_finished
@@ -250,6 +257,7 @@ def test_a_chain_after_other_jobs(slurm_finished: Repo) -> None:
     assert set(states) == {"CANCELLED"}, "one of the jobs before it has failed"
 
 
+@pytest.mark.slow
 def test_an_evaluation_in_an_array_of_jobs(slurm_finished: Repo) -> None:
     """Two shares of each model's answers, then their grades and the results in one job, after an eval of one job."""
     repo = slurm_finished
@@ -320,6 +328,7 @@ def script(folder: Path, name: str, text: str) -> str:
     return f"{folder}:{os.environ['PATH']}"
 
 
+@pytest.mark.slow
 def test_the_users_slurm_variables_change_nothing(slurm: Repo) -> None:
     """A link in WORK of the command line, that knows its end and is known by its name; a second chain is refused.
 
@@ -388,6 +397,7 @@ def test_sbatch_that_talks(slurm: Repo) -> None:
 
 
 @pytest.mark.parametrize("launcher", [("srun", "-n1"), ("salloc", "-n2", "--mem-per-cpu=100")])
+@pytest.mark.slow
 def test_a_link_inside_an_allocation(slurm: Repo, launcher: tuple[str, ...]) -> None:
     """In a step, and in salloc's shell: the link neither waits for them nor takes their options."""
     command = (*launcher, "bash", "sbatch/train.sbatch", "mini", "1")
@@ -396,6 +406,7 @@ def test_a_link_inside_an_allocation(slurm: Repo, launcher: tuple[str, ...]) -> 
     assert result.returncode == 75
 
 
+@pytest.mark.slow
 def test_a_chain_queued_inside_an_allocation(slurm: Repo) -> None:
     """The job's own step does not take over the memory, tasks and binding of the one around it."""
     around = ("salloc", "-n2", "--cpus-per-task=2", "--mem=1000", "srun", "-n1", "--mem=500")

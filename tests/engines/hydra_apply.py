@@ -1,7 +1,7 @@
 """NeMo-RL's own reading of overrides, for test_nemo_rl.py: run by the Python of docker/requirements-standin.txt.
 
 Reads {"keys": {dotted key: default}, "overrides": [[...], ...]} as JSON, applies each list of overrides to the nested
-defaults as v0.7.0's nemo_rl/utils/config.py:168-192 does, in struct mode, and prints the resolved configurations as JSON.
+defaults as v0.7.0's nemo_rl/utils/config.py:168-192 does, in struct mode, and prints the resolved ones as JSON.
 """
 
 import json

@@ -88,6 +88,7 @@ def trainers(repo: Repo) -> list[int]:
 # --- a chain -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_chain_that_was_killed_is_one_curve(trained: Repo, copy: Repo) -> None:
     """Three links, the second killed after its save: each step once, as training.jsonl has it, the golden losses."""
     train = copy.run_dir() / "train"
@@ -134,6 +135,7 @@ def test_a_chain_that_was_killed_is_one_curve(trained: Repo, copy: Repo) -> None
     assert KEY not in out and not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 def test_only_one_process_writes(copy: Repo) -> None:
     copy.derive("pair", GPUS_PER_NODE=2)
     process = link(copy, "pair", LINK_STEPS=3, **OFFLINE)

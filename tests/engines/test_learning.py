@@ -65,6 +65,7 @@ def test_a_large_file_is_sampled_at_the_starts_of_lines(tmp_path: Path, monkeypa
     assert learning.sample(file, 3) == offsets
 
 
+@pytest.mark.slow
 def test_a_step_without_label_tokens_ends_the_run(repo: Repo) -> None:
     """The other steps have some, so that the data are not refused as a whole."""
     from transformers import AutoTokenizer
@@ -84,6 +85,7 @@ def test_a_step_without_label_tokens_ends_the_run(repo: Repo) -> None:
     assert not (repo.run_dir("llama") / "train/DONE").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_no_number_ends_the_run(copy: Repo) -> None:
     copy.derive("wild", LR="1e30", MIN_LR="1e30", WARMUP=0, SAVE_EVERY=1)
     result = copy.call("bash", "sbatch/train.sbatch", "wild", "1")

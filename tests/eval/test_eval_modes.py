@@ -20,6 +20,8 @@ from sft.lib.errors import Interrupted
 from sft.lib.files import write_json
 from sft.results import tables
 
+pytestmark = pytest.mark.slow
+
 BOS, END = "<|begin_of_text|>", "<|eot_id|>"
 SPECIAL = (BOS, "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", END)
 # Llama 3.1's, without tools: it begins with BOS, as the tokenizer does by itself, and says a date.

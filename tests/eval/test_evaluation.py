@@ -27,6 +27,8 @@ from sft.lib.errors import Failure
 from sft.recipe import read
 from sft.rows.chat import END_OF_TURN
 
+pytestmark = pytest.mark.slow
+
 SUMS = [
     {"problem": f"{a}+{b}", "expected_answer": str(a + b), "subset": "low" if a < 5 else "high"}
     for a, b in ((1, 2), (8, 9), (3, 4))

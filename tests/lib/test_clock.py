@@ -39,6 +39,7 @@ def test_ratios_for_people(part: float, whole: float, form: str, text: str) -> N
 
 
 @pytest.mark.parametrize("moves", [0.0, -3600.0])
+@pytest.mark.slow
 def test_the_first_stages_need_no_clock_that_moves(repo: Repo, tmp_path: Path, moves: float) -> None:
     """time.time() gives the same for ever, or was set back by an hour after the start: data, its report, the base."""
     started = "hasattr(sys.modules.get('sft.lib.progress'), 'START')"

@@ -69,6 +69,7 @@ def test_what_is_left_of_the_environment(repo: Repo, tmp_path: Path) -> None:
     assert left == kept | {"PYTHONNOUSERSITE": "1"}
 
 
+@pytest.mark.slow
 def test_stages_import_what_was_pinned_in_any_environment(prepared: Repo, repo: Repo, tmp_path: Path) -> None:
     """Data, base model and two steps of training, called from a folder with a queue.py: the same files as without."""
     env = hostile(tmp_path)
@@ -141,6 +142,7 @@ def small(repo: Repo, tmp_path: Path) -> Repo:
     return repo
 
 
+@pytest.mark.slow
 def test_setup_installs_into_its_venv_in_any_environment(small: Repo, tmp_path: Path) -> None:
     """The index is the one given; every other setting of pip is another environment's."""
     others = dict.fromkeys(("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT"), str(tmp_path / "elsewhere")) | {
@@ -157,6 +159,7 @@ def test_setup_installs_into_its_venv_in_any_environment(small: Repo, tmp_path: 
     assert not (tmp_path / "elsewhere").exists()
 
 
+@pytest.mark.slow
 def test_setup_adds_what_shows_curves(small: Repo, tmp_path: Path) -> None:
     """Where it is asked for; a second time only when its pins are others."""
     (small.root / "docker/requirements-loggers.txt").write_text("curve_pack==1.0\n")
@@ -190,6 +193,7 @@ def test_ctrl_c_in_setup_is_called_that(small: Repo) -> None:
 
 
 @pytest.mark.parametrize("setting", ["target = ELSEWHERE", "root = ELSEWHERE", "dry-run = true"])
+@pytest.mark.slow
 def test_a_configuration_file_that_installs_elsewhere_is_named(small: Repo, tmp_path: Path, setting: str) -> None:
     config = tmp_path / "pip.conf"
     config.write_text(f"[global]\n{setting.replace('ELSEWHERE', str(tmp_path / 'elsewhere'))}\n")

@@ -17,6 +17,8 @@ from little import LORA, little, write_recipe
 from sft.engines import saved as engines_saved
 from sft.rows.chat import ENDS
 
+pytestmark = pytest.mark.slow
+
 TARGETS = LORA["LORA_TARGETS"].split(",")
 
 
@@ -85,7 +87,6 @@ def test_the_rows_reach_the_model_in_the_files_order(llama: Repo) -> None:
     assert {row["lr"] for row in logged.values()} == {3e-3}
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_rows_of_each_step(llama: Repo) -> None:
     """Two gloo processes take turns: together each step has six rows that follow one another."""
     wanted = rows(llama)
@@ -127,7 +128,6 @@ def test_packed_rows_reach_the_model_in_order_with_the_same_losses(llama: Repo) 
             assert packed[key] == pytest.approx(plain[key], rel=1e-5), (step, key)
 
 
-@pytest.mark.slow
 def test_two_processes_share_the_packs_of_each_step(llama: Repo) -> None:
     wanted = rows(llama)
     folder = record(llama, "pair", 2)
@@ -139,7 +139,6 @@ def test_two_processes_share_the_packs_of_each_step(llama: Repo) -> None:
     assert pair == pytest.approx({step: plain[step] for step in range(1, 7)}, rel=1e-5)
 
 
-@pytest.mark.slow
 def test_packed_training_of_an_adapter_killed_and_resumed(llama: Repo) -> None:
     """bfloat16, shuffled, SIGKILL after a save and SIGTERM later: the losses of an uninterrupted run, exactly."""
     ok_link(llama, "whole")
@@ -247,7 +246,6 @@ def test_what_the_adapters_folder_holds(adapted: Repo) -> None:
     failed(adapted.call("bash", "sbatch/convert.sbatch", "lora", "1", MERGE="yes"), "MERGE=yes", status=(2,))
 
 
-@pytest.mark.slow
 def test_two_processes_in_bfloat16_packed(llama: Repo) -> None:
     """Full training on two processes, FSDP2 over gloo, packed rows, bfloat16: as one process, and killed as not killed.
 

@@ -28,6 +28,7 @@ def cancel(repo: Repo, **env: object) -> subprocess.CompletedProcess[str]:
     return repo.call("make", "-s", "cancel", "MODEL=mini", **env)
 
 
+@pytest.mark.slow
 def test_a_cancelled_link_saves_or_is_ended_and_the_run_resumes(slurm: Repo, trained: Repo) -> None:
     """Cancelled in the middle, first while it does not answer, then again: the losses of the run that nobody
     interrupted, to the last digit."""

@@ -267,6 +267,7 @@ def hub() -> Iterator[Hub]:
     server.shutdown()
 
 
+@pytest.mark.slow
 def test_upload_is_private_resumes_and_keeps_the_token_to_itself(run: Repo, hub: Hub, tmp_path: Path) -> None:
     env = {
         "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}", "HF_TOKEN": TOKEN, "NO_PROXY": "127.0.0.1",

@@ -72,6 +72,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", ["shape", "a missing tensor", "NaN"])
+@pytest.mark.slow
 def test_convert_refuses_a_broken_checkpoint(what: str, finished: Repo) -> None:
     shutil.rmtree(finished.run_dir() / "convert")
     exported = next((finished.run_dir() / "train/checkpoints").glob("epoch_*_step_49")) / "model/consolidated"

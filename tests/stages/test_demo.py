@@ -1,35 +1,16 @@
 """make demo from a fresh clone, as README.md says it, and then every other command in the documents."""
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from clone import Clone
 from documents import NOT_RUN, commands
 from sft.recipe.read import load
 
 pytestmark = pytest.mark.slow
-
-
-class Clone:
-    """A fresh clone with the environment of a user who has just logged in."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        subprocess.run(["git", "clone", "-q", ROOT, path], check=True)
-        self.env = {k: v for k, v in os.environ.items() if k not in ("VENV", "WORK", "OMP_NUM_THREADS", "MAKEFLAGS")}
-
-    def run(self, command: str, **env: str) -> str:
-        done = subprocess.run(
-            ["bash", "-c", command], cwd=self.path, env=self.env | env, capture_output=True, text=True, timeout=1500
-        )
-        print(f"$ {command}\n{done.stdout[-6000:]}{done.stderr[-3000:]}")  # pytest shows it when the test fails
-        assert done.returncode == 0, command
-        return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -61,27 +42,6 @@ def test_demo_from_a_fresh_clone(clone: Clone) -> None:
     second = clone.run("make demo")
     assert "setup: building" not in second and "train: step" not in second
     assert second.count("already") >= 7 and "| trained |" in second
-
-
-def test_reasoning_demo(clone: Clone) -> None:
-    """The switch: thoughts when asked for, none when not, and right answers either way; no switch before round 2."""
-    out = clone.run("make demo MODEL=tiny-reasoning")
-    runs = clone.path / "work/runs/tiny-reasoning"
-    first, second = (json.loads((runs / f"round{n}/results/results.json").read_text()) for n in (1, 2))
-    before, between = (first["scores"][name]["tiny-reasoning"] for name in ("baseline", "trained"))
-    start, after = (second["scores"][name]["tiny-reasoning"] for name in ("baseline", "trained"))
-    for mode in ("on", "off"):
-        assert after[mode]["n"] == between[mode]["n"] >= 200
-        assert before[mode]["accuracy"] <= 0.05 and after[mode]["accuracy"] >= 0.8
-        assert after[mode]["truncated"] <= 0.02 and between[mode]["think"] == 0
-        assert start[mode] == between[mode], "round 2 starts from what round 1 ended with"
-    assert after["on"]["think"] >= 0.95 and after["off"]["think"] <= 0.05
-    assert first["links"] == second["links"] == 2
-    adapter = json.loads(next((runs / "round2/convert").glob("step_*/adapter_config.json")).read_text())
-    assert adapter["peft_type"] == "LORA" and (adapter["r"], adapter["lora_alpha"]) == (64, 128)
-    shown = [f"{after[mode][what]:.1%}" for what in ("think", "accuracy") for mode in ("on", "off")]
-    assert f"| trained | tiny-reasoning | {' | '.join(shown)} |" in out
-    assert out.rstrip().splitlines()[-1].split("] ")[1].startswith("demo: done in")
 
 
 def test_every_command_of_the_documents(clone: Clone, cluster: dict[str, str]) -> None:

@@ -54,6 +54,7 @@ def wait_for_step(repo: Repo, step: int, process: subprocess.Popen[str], model: 
         time.sleep(0.02)
 
 
+@pytest.mark.slow
 def test_killed_at_three_points_and_stopped_once(trained: Repo, copy: Repo) -> None:
     """SIGKILL of the workers before the first save, right after one, and between two; SIGTERM at another step."""
     out = ""
@@ -89,6 +90,7 @@ def ok_link(repo: Repo, model: str = "mini", **env: object) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_two_processes_killed_and_resumed(copy: Repo, trained_pair: Repo) -> None:
     """FSDP2 over gloo: an interrupted run of two processes equals an uninterrupted one of two, to the last digit."""
     copy.derive("pair2", GPUS_PER_NODE=2)
@@ -113,6 +115,7 @@ def test_a_finished_run_ends_at_once_without_the_engine(finished: Repo) -> None:
     assert "already at the last step, 60" in out and time.time() - started < 10
 
 
+@pytest.mark.slow
 def test_the_last_time_limit_of_a_link(copy: Repo) -> None:
     """LINK_END in the past: each link still makes a step of progress, saves it, and asks for another link."""
     process = link(copy, LINK_END=1)
@@ -235,6 +238,7 @@ def interrupted(repo: Repo, started: Callable[[], bool], *command: str) -> str:
     return out
 
 
+@pytest.mark.slow
 def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
     """In data, model, train, convert, average, eval and results; each time the same command then goes on."""
     run, data, models = copy.run_dir(), copy.work / "data/mini", copy.work / "models"
@@ -265,6 +269,7 @@ def test_ctrl_c_then_the_same_command(copy: Repo, trained: Repo) -> None:
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_process_that_aborts_when_all_is_saved_has_not_failed(copy: Repo) -> None:
     """As a library's thread does that still runs when Python exits."""
     path = "from pathlib import Path\n"
@@ -275,6 +280,7 @@ def test_a_process_that_aborts_when_all_is_saved_has_not_failed(copy: Repo) -> N
     assert saved_steps("automodel", copy.run_dir() / "train/checkpoints")
 
 
+@pytest.mark.slow
 def test_two_chains_at_once_are_refused(copy: Repo) -> None:
     first = subprocess.Popen(
         ["scripts/submit.sh", "train", "mini", "1"], cwd=copy.root, env=copy.env, stdout=subprocess.PIPE,
