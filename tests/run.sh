@@ -28,7 +28,8 @@ if [[ ${1:-} == slow ]]; then
     log 'tests: the Slurm that the tests start'
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     log 'tests: the slow ones'
-    python -m pytest -m slow -n 2 --dist loadfile
+    # One process more than in the other tier: Slurm's and Ray's tests wait half of their time.
+    python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --durations=20
     exit
 fi
 
@@ -39,4 +40,4 @@ if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skippe
 wait "$lint" || { cat -- "$output" && die 'the linters found what is above'; }
 
 log 'tests: Python, the real engine, a real Slurm'
-python -m pytest -m 'not slow' -n 2 --dist loadfile
+python -m pytest -m 'not slow' -n 2 --dist loadfile --durations=20
