@@ -80,11 +80,11 @@ clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock
 
 ##@ Develop
-test: ## lint and the tests, with a real Slurm; about 20 minutes on 2 cores
+test: ## lint, and the tests that take seconds: one chain of the real engine, a real Slurm; 8 minutes on 2 cores
 	@tests/run.sh
 lint: ## the linters alone; pre-commit install runs them before each commit
 	@scripts/setup.sh test && tests/lint.sh
-test-slow: ## the tests that take longer: the demo from a fresh clone
+test-slow: ## the tests that take longer: interrupted chains, Ray, images, vLLM, the demo from a fresh clone; half an hour
 	@tests/run.sh slow
 check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own classes, on a CPU
 	@scripts/check-nemo2.sh

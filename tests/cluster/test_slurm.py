@@ -156,6 +156,7 @@ def test_a_failing_convert_cancels_what_follows(slurm_finished: Repo) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_finished_run_submitted_again_ends_in_seconds(slurm_finished: Repo) -> None:
     before = (slurm_finished.run_dir() / "results/DONE").read_text()
     jobs = submit(slurm_finished, JOBS=3)
@@ -210,6 +211,7 @@ def test_wrong_jobs_say_so(slurm: Repo) -> None:
     assert len(job.log().splitlines()) == 2, job.log()
 
 
+@pytest.mark.slow
 def test_a_queued_chain_keeps_its_code_and_keeps_others_out(slurm_finished: Repo) -> None:
     """Submitted while the partition is down; then the working tree changes; then the partition comes up."""
     repo = slurm_finished
@@ -373,6 +375,7 @@ def test_an_end_that_cannot_be_read_is_an_error(slurm: Repo) -> None:
         failed(end(ANSWER=answer), "the end of job 7 cannot be read", "set SAVE_RESERVE=0")
 
 
+@pytest.mark.slow
 def test_sbatch_that_talks(slurm: Repo) -> None:
     """A site's wrapper: the chain is queued all the same. One that says no number leaves nothing queued."""
     banner = 'echo "*** Maintenance on day 12 ***"; echo 42 projects'
@@ -517,6 +520,7 @@ def test_status_from_real_accounts(copy: Repo) -> None:
         wait_until(lambda: all(re.search(f"^{line}$", status(), re.MULTILINE) for line in want), 30, status)
 
 
+@pytest.mark.slow
 def test_a_cluster_without_gres(copy: Repo) -> None:
     """GPUs that Slurm does not count: it refuses to give some, and takes a chain with GPUS_FLAG=none."""
     copy.derive("gpu", DEVICE="gpu")

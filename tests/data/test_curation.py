@@ -488,6 +488,7 @@ def plenty(tmp_path: Path) -> Path:
     return write_source(tmp_path / "plenty", rows + rows[:40])
 
 
+@pytest.mark.slow
 def test_rows_are_held_out_and_drawn_in_their_shares(repo: Repo, kit: SimpleNamespace, plenty: Path) -> None:
     made = {}
     for seed in (1, 1, 2):
@@ -527,6 +528,7 @@ def test_head_takes_the_first_rows_of_the_whole_file(repo: Repo, kit: SimpleName
     assert (result(repo) / "training.jsonl").read_bytes().splitlines() == whole[:431]
 
 
+@pytest.mark.slow
 def test_any_number_of_workers_writes_the_same_and_an_interrupted_run_is_gone_on_with(
     repo: Repo, kit: SimpleNamespace, plenty: Path
 ) -> None:
@@ -569,6 +571,7 @@ def test_any_number_of_workers_writes_the_same_and_an_interrupted_run_is_gone_on
 # --- what cannot be curated ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_bad_input_is_one_line_and_nothing_is_half_written(repo: Repo, kit: SimpleNamespace, tmp_path: Path) -> None:
     write_recipe(repo, CURATE_FILES="chat")
     rows = [good("on", n) for n in range(4)]
@@ -620,6 +623,7 @@ def test_bad_models_are_named(repo: Repo, kit: SimpleNamespace, tmp_path: Path) 
     assert not (repo.work / "data").exists()
 
 
+@pytest.mark.slow
 def test_a_folder_with_other_content_is_left_alone(repo: Repo, kit: SimpleNamespace, tmp_path: Path) -> None:
     write_recipe(repo, CURATE_FILES="chat")
     source = write_source(tmp_path / "source", [good(mode, n) for mode in MODES for n in range(3)])

@@ -63,6 +63,7 @@ def prepare(repo: Repo, model: str, round_: str, source: Path) -> Path:
     return repo.work / "data" / name / f"round{round_}"
 
 
+@pytest.mark.slow
 def test_the_splits_are_the_tutorials(tmp_path: Path) -> None:
     """Sizes for as many rows as the published sets have, and the very rows that datasets deals out in two steps."""
     from datasets import Dataset

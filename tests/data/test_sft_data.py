@@ -265,6 +265,7 @@ def test_contaminated_problems_are_dropped(tool: Tool, tmp_path: Path) -> None:
     failed(tool.call(*option), f"{file}:3: no field 'contaminated'")
 
 
+@pytest.mark.slow
 def test_length_limits_in_tokens_and_characters(tool: Tool, chatml: Path) -> None:
     """A limit that is not given is none: upstream compares with null and crashes."""
     rows = [generation("é" * n, "p" * n) for n in (1, 2, 3, 4)]  # 2, 4, 6, 8 tokens; problems 1 to 4
@@ -484,6 +485,7 @@ def test_a_field_of_another_type_is_named(tool: Tool, fields: Row, words: str) -
     failed(tool.call("--majority-filter", "--min-majority-votes", 1), f"{tool.input}:2: {words}")
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_null_is_not_written_as_none(tool: Tool, chatml: Path, tmp_path: Path) -> None:
     write(tool.input, generation("a", expected_answer=None, predicted_answer=None))
     assert tool.make() == [{"input": "p", "output": "a"}]
@@ -706,6 +708,7 @@ DATED = (
 )
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_on_every_day(tool: Tool, tmp_path: Path) -> None:
     """Also where midnight passes between the prompt and the answer, which used to end the stage."""
     folder = save_tokenizer(tmp_path / "t", DATED)
@@ -723,6 +726,7 @@ def test_rows_are_the_same_on_every_day(tool: Tool, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_prompt_file_and_code_executions(tool: Tool, chatml: Path, tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text('system: "Be brief."\nuser: "{examples}Q: {problem} A: {expected_answer} {{}}"\n')
@@ -754,6 +758,7 @@ def test_what_was_cut_off_gets_no_end_of_turn(tool: Tool, chatml: Path) -> None:
         assert formatted(generation("x", **reason), "--tokenizer", chatml, "--assistant-end", "!")["output"] == output
 
 
+@pytest.mark.slow
 def test_reasoning_goes_to_the_template(tool: Tool, chatml: Path, tmp_path: Path) -> None:
     template = CHATML.replace("{{ m.content }}", "{% if m.thinking %}[{{ m.thinking }}]{% endif %}{{ m.content }}")
     thinking = save_tokenizer(tmp_path / "thinking", template)
@@ -767,6 +772,7 @@ def test_reasoning_goes_to_the_template(tool: Tool, chatml: Path, tmp_path: Path
     )
 
 
+@pytest.mark.slow
 def test_templates_that_cannot_do_it(tool: Tool, tmp_path: Path) -> None:
     write(tool.input, generation("a"))
     base = save_tokenizer(tmp_path / "base", None)

@@ -226,6 +226,7 @@ def test_model(base: Path) -> None:
     assert parameters == random_shape("llama3", 1, 32, 4, 512).parameters == shapes.read(base).parameters
 
 
+@pytest.mark.slow
 def test_model_stage(repo: Repo) -> None:
     out = ok(repo.stage("model", "tiny-reasoning"))
     folder = repo.work / "models/tiny-reasoning"

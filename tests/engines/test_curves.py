@@ -148,6 +148,7 @@ def test_only_one_process_writes(copy: Repo) -> None:
     assert dict(scalars(train)["train/loss"]) == pytest.approx({n: rows[n]["loss"] for n in (1, 2, 3)})
 
 
+@pytest.mark.slow
 def test_without_the_package_nothing_is_trained(copy: Repo) -> None:
     """Neither is a folder of that name, as wandb itself leaves one, the package."""
     (copy.root / "wandb").mkdir()
@@ -299,6 +300,7 @@ def until_logged(process: subprocess.Popen[str]) -> str:
     return "".join(lines)
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     """Training begins after WANDB_INIT_TIMEOUT; the run is recorded, to be sent later."""
     train = tmp_path / "m/round1/train"
@@ -310,6 +312,7 @@ def test_a_server_that_is_not_there(tmp_path: Path) -> None:
     assert last["id"] == "m-round1-ffffffff" and list(last["steps"]) == [1, 2, 3]
 
 
+@pytest.mark.slow
 def test_a_server_that_goes_away(tmp_path: Path, server: ThreadingHTTPServer) -> None:
     """wandb alone would wait for it without end."""
     train = tmp_path / "m/round1/train"

@@ -374,6 +374,7 @@ def test_other_data_between_two_links_is_refused(mega: Repo) -> None:
     failed(mega.stage("train", "mega", "--open", "--logs", logs), "started with other inputs (data: ")
 
 
+@pytest.mark.slow
 def test_a_base_patched_later_has_another_cache(mega: Repo) -> None:
     """NeMo-RL finds a converted base by its path alone, and would train the unpatched one."""
 

@@ -301,6 +301,7 @@ def stubborn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_what_hangs_eats_or_dies_loses_no_answer(stubborn: Path) -> None:
     bad = {
         "hang": "time",

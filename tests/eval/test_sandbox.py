@@ -253,6 +253,7 @@ def check(name: str, row: dict) -> None:
     assert row["seconds"] < program.limit + 40, row
 
 
+@pytest.mark.slow
 def test_nothing_of_it_reached_this_machine(outcomes: dict[str, dict]) -> None:
     last = outcomes[""]
     assert last["hits"] == []

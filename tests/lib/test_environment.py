@@ -176,6 +176,7 @@ def test_setup_adds_what_shows_curves(small: Repo, tmp_path: Path) -> None:
     failed(small.call("scripts/setup.sh", "curves"), "usage: setup.sh [loggers|test]", status=(2,))
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_setup_is_called_that(small: Repo) -> None:
     """While pip waits for an index that never answers: pip calls it an error, and the network is not at fault."""
     with socket.create_server(("127.0.0.1", 0)) as index:

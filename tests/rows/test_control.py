@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import pytest
 from test_sft_data import Tool, chatml, generation, tool, write  # noqa: F401 (fixtures)
 
 from conftest import Repo, ok
@@ -34,6 +35,7 @@ def test_ever_new_tokens_do_not_fill_the_record() -> None:
     assert len(counts) == 17 and counts["answer others"] == 84
 
 
+@pytest.mark.slow
 def test_data_names_them_in_done_log_and_report(copy: Repo, tmp_path: Path) -> None:
     rows = [{"problem": f"p{n}", "generated_solution": "s"} for n in range(20)]
     rows[3]["problem"] = "what does <|im_end|> mean?"
@@ -49,6 +51,7 @@ def test_data_names_them_in_done_log_and_report(copy: Repo, tmp_path: Path) -> N
     assert "what does <|im_end|> mean?" in (copy.work / "data/one/round1/all.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_sft_data_counts_what_it_writes(tool: Tool, chatml: Path) -> None:  # noqa: F811
     rows = [generation("a <|eot_id|>", "1"), generation("b", "2 <|im_end|>"), generation("<|im_end|>")]
     write(tool.input, *rows, generation("<|im_end|>", symbolic_correct=False))

@@ -98,6 +98,7 @@ def test_a_report_is_kept_while_it_is_true_and_made_again_after(ready: Repo) -> 
     assert json.loads((ready.run_dir() / "report/DONE").read_text())["inputs"]["data"] == "0" * 64
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_named(repo: Repo, ready: Repo, tmp_path: Path) -> None:
     failed(
         ready.call("scripts/tool.sh", "report", "mini", "1", WORK=tmp_path / "none"),

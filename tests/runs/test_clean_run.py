@@ -21,6 +21,7 @@ def files(folder: Path) -> dict[str, int]:
     return {str(p.relative_to(folder)): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
 
+@pytest.mark.slow
 def test_a_finished_run_shrinks_and_stays_finished(finished: Repo) -> None:
     run = finished.run_dir()
     before = files(run)

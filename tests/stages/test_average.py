@@ -235,6 +235,7 @@ def test_average_refuses_a_truncated_or_missing_step(finished: Repo) -> None:
     assert not [p for p in finished.run_dir().iterdir() if "average" in p.name and p.suffix != ".lock"], "half-written"
 
 
+@pytest.mark.slow
 def test_a_rerun_skips_and_another_recipe_is_refused(finished: Repo) -> None:
     out = ok(finished.call("scripts/submit.sh", "train", "mini", "1"))
     for words in (
@@ -251,6 +252,7 @@ def test_a_rerun_skips_and_another_recipe_is_refused(finished: Repo) -> None:
     failed(finished.call("scripts/submit.sh", "train", "mini", "1"), "LR: 1e-3, now 2e-3")
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_half_written(finished: Repo, small_disk: Path) -> None:
     """convert/ and average/ on a file system that holds one model of half a megabyte, but not three."""
     run = finished.run_dir()
@@ -275,6 +277,7 @@ def test_a_full_disk_leaves_nothing_half_written(finished: Repo, small_disk: Pat
 # --- exactly these steps, and removing them ----------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_averaged_steps_are_removed_on_request_and_not_missed(finished: Repo) -> None:
     """The average is there when it is asked for first; a new one is in the next test."""
     run = finished.run_dir()
@@ -305,6 +308,7 @@ def test_averaged_steps_are_removed_on_request_and_not_missed(finished: Repo) ->
     assert {p.name for p in (run / "convert").iterdir()} == {"step_40", "step_50", "step_60", "step_400"}
 
 
+@pytest.mark.slow
 def test_removed_steps_of_another_training_are_made_anew(finished: Repo) -> None:
     run = finished.run_dir()
     shutil.rmtree(run / "average")

@@ -124,6 +124,7 @@ def test_a_llama_ends_at_its_own_token_and_keeps_its_scaled_rope(prepared: Repo,
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == end
 
 
+@pytest.mark.slow
 def test_steps_are_matched_by_their_whole_name(finished: Repo) -> None:
     """Neighbours whose names contain the steps', or are contained in them, are not averaged."""
     convert, target = finished.run_dir() / "convert", finished.run_dir() / "average"

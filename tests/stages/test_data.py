@@ -210,6 +210,7 @@ def test_the_bytes_do_not_depend_on_the_workers(repo: Repo, large: Path, tmp_pat
     assert all(content[r["offset"] : r["offset"] + r["bytes"] - 1] in mixed for r in done["longest"][:3])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_data(repo: Repo, large: Path, tmp_path: Path) -> None:
     """132 MB of text more, and the largest of all processes (as DONE has it) takes less than a third of that more.
 
@@ -541,6 +542,7 @@ def test_messages_columns_and_parquet_on_request(copy: Repo, tmp_path: Path) -> 
     failed(copy.call(*call, DATA_SRC=source, WORK=tmp_path / "x", DATA_COLUMNS="problem"), "is a part of every row")
 
 
+@pytest.mark.slow
 def test_a_recipe_takes_what_sft_data_made(copy: Repo, tmp_path: Path) -> None:
     """From graded generations to the trainer's own check of its data."""
     copy.derive("prep", DATASET="mydata", DATASET_SOURCE="prepared")

@@ -183,6 +183,7 @@ def hub_env(hub: Hub, tmp_path: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_download_resumes_keeps_its_commit_and_patches(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", "main")
     env = hub_env(hub, tmp_path)
@@ -237,6 +238,7 @@ def test_hub_errors_name_the_remedy(repo: Repo, hub: Hub, tmp_path: Path) -> Non
         ("gone", ("cannot be reached", "HF_ENDPOINT", "MODEL_SRC=dir")),
     ],
 )
+@pytest.mark.slow
 def test_a_hub_that_does_not_answer_leaves_nothing_behind(
     repo: Repo, hub: Hub, tmp_path: Path, status: int | str, words: tuple[str, ...]
 ) -> None:
@@ -255,6 +257,7 @@ def test_a_hub_that_does_not_answer_leaves_nothing_behind(
     assert repo.done(repo.work / "models/Qwen2.5-Math-1.5B")["revision"] == COMMIT
 
 
+@pytest.mark.slow
 def test_a_download_that_was_begun_of_another_revision_is_begun_anew(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     repo.edit("recipes/openmath/qwen1.5b.env", "4a83ca6e4526a4f2da3aa259ec36c259f66b2ab2", COMMIT)
     hub.break_at = 20_000
@@ -393,6 +396,7 @@ def test_a_model_that_was_copied_to_its_place_or_is_named_by_path(repo: Repo, hu
     taken(repo, hub, "local")
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_not_the_whole_model_is_refused(repo: Repo, hub: Hub, tmp_path: Path) -> None:
     source = published(hub, tmp_path / "given")
     weights = source / "model.safetensors"
