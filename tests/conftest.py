@@ -1,6 +1,7 @@
 """A copy of the code with the tests' own recipes in it, and the commands as a user gives them."""
 
 import fcntl
+import itertools
 import json
 import os
 import shutil
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 CODE = ("scripts", "sbatch", "python", "recipes", "docker", "tests/bench", "Makefile", "cluster.env.example")
 VENV = Path(sys.prefix)
 SLURM = ROOT / "tests" / "slurm"
+CLUSTERS = itertools.count()  # that this process has started
 
 
 # The files that take longest, in this order: they begin first, or one process would end with them alone.
@@ -311,10 +313,10 @@ def cluster() -> Iterator[dict[str, str]]:
 
 @contextmanager
 def running_slurm(nodes: int = 4, **env: str) -> Iterator[dict[str, str]]:
-    """The environment of a cluster that up.sh starts with `env`, on ports of its own where tests run side by side."""
+    """The environment of a cluster that up.sh starts with `env`, on ports that no other cluster of the tests has."""
     base, worker = os.environ.get("PORT_BASE", "26800"), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
     if base.isdigit():
-        env = {"PORT_BASE": str(int(base) + 100 * int(worker.removeprefix("gw")))} | env
+        env |= {"PORT_BASE": str(int(base) + 500 * int(worker.removeprefix("gw")) + 10 * next(CLUSTERS))}
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
     up = subprocess.run(
@@ -323,6 +325,8 @@ def running_slurm(nodes: int = 4, **env: str) -> Iterator[dict[str, str]]:
     if up.returncode:
         shutil.rmtree(folder, ignore_errors=True)
         missing(f"no Slurm here: {up.stderr.strip()}")
-    yield {"SLURM_CONF": up.stdout.strip(), "LAUNCHER": "slurm", "NET_IFNAME": "eth0", "JOBS": "2"}
-    subprocess.run([SLURM / "down.sh", folder], check=True, timeout=60)
-    shutil.rmtree(folder)
+    try:
+        yield {"SLURM_CONF": up.stdout.strip(), "LAUNCHER": "slurm", "NET_IFNAME": "eth0", "JOBS": "2"}
+    finally:
+        subprocess.run([SLURM / "down.sh", folder], check=True, timeout=60)
+        shutil.rmtree(folder)

@@ -395,8 +395,7 @@ def pyxis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     (rootfs / "etc/passwd").write_text("root:x:0:0:root:/tmp:/bin/sh\n")
     (rootfs / "etc/environment").write_text("NCCL_DEBUG=from-image\nPATH=/usr/bin\nIMAGE_ONLY=from-image\n")
     subprocess.run(["mksquashfs", rootfs, image, "-quiet", "-no-progress"], check=True, stdout=subprocess.DEVNULL)
-    port = int(os.environ.get("PORT_BASE", 26800)) + 800  # beside the other modules' own
-    with running_slurm(2, SPANK=str(plugin), PORT_BASE=str(port)) as env:
+    with running_slurm(2, SPANK=str(plugin)) as env:
         yield env | {"IMAGE": str(image)}
 
 

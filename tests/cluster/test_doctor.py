@@ -16,10 +16,6 @@ PartitionName=short Nodes=node1 MaxTime=30 State=UP"""
 MINE = ("PIP_", "PYTHON", "SQUEUE_", "SINFO_", "SACCT_", "WANDB_", "CPU_", "GPU", "BRING_UP", "MFU", "SAVE_RESERVE")
 
 
-def port(offset: int) -> str:
-    return str(int(os.environ.get("PORT_BASE", 26800)) + offset)
-
-
 @pytest.fixture(scope="module")
 def one_node() -> Iterator[dict[str, str]]:
     """A Slurm with a single node of eight GPUs, whose WORK need not be shared."""
@@ -227,7 +223,7 @@ def test_a_slurm_that_does_not_answer_and_none_at_all(site: Repo) -> None:
 
 
 def test_gpus_that_slurm_does_not_count(repo: Repo) -> None:
-    with running_slurm(nodes=1, GRES="none", PORT_BASE=port(50)) as env:
+    with running_slurm(nodes=1, GRES="none") as env:
         right(repo, env)
         doctor(repo, "gpu").only("GPUs", "counts no GPUs in partition batch (no GRES)", "GPUS_FLAG=none in cluster.env")
         found = doctor(repo, "gpu", GPUS_FLAG="none")
@@ -240,7 +236,7 @@ def test_gpus_that_slurm_does_not_count(repo: Repo) -> None:
 @pytest.mark.slow
 def test_two_nodes_are_asked(repo: Repo, tmp_path: Path) -> None:
     """By their word WORK is shared, or not: under a mount that they do not have it looks the same, and is another."""
-    with running_slurm(nodes=2, PORT_BASE=port(60)) as env:
+    with running_slurm(nodes=2) as env:
         right(repo, env)
         doctor(repo).only("WORK", "and the partition has 2 nodes", "NODE=1", verdict="warning")
         found = doctor(repo, NODE=1)
@@ -263,7 +259,7 @@ def test_two_nodes_are_asked(repo: Repo, tmp_path: Path) -> None:
 def test_accounts(repo: Repo) -> None:
     """An account of another's, and a QoS that the account has not."""
     conf = "AccountingStorageEnforce=associations,qos"
-    with running_slurm(nodes=1, ACCOUNTS="yes", PORT_BASE=port(70), EXTRA_CONF=conf) as env:
+    with running_slurm(nodes=1, ACCOUNTS="yes", EXTRA_CONF=conf) as env:
         right(repo, env)
         for words in ("cluster test", "account ours", "account theirs", "qos long", "user root account=ours"):
             repo.call("sacctmgr", "-i", "add", *words.split())

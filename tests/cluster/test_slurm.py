@@ -526,8 +526,7 @@ def test_a_cluster_without_gres(copy: Repo) -> None:
     copy.derive("gpu", DEVICE="gpu")
     for name in ("data", "models"):
         (copy.work / name / "gpu").symlink_to("mini")
-    port = int(os.environ.get("PORT_BASE", 26800)) + 40  # beside the module's own
-    with running_slurm(nodes=1, GRES="none", PORT_BASE=str(port)) as env:
+    with running_slurm(nodes=1, GRES="none") as env:
         copy.env |= env
         command = ("scripts/submit.sh", "train", "gpu", "1")
         failed(copy.call(*command), "GPUs: Slurm counts no GPUs in partition batch (no GRES)", "GPUS_FLAG=none")
