@@ -20,6 +20,10 @@ sandbox_venv
 scripts/sandbox.sh &
 sandbox=$!
 PATH=$VENV/bin:$PATH # the linters are Python packages
+if [[ $# == 0 ]]; then
+    tests/lint.sh >"$output" 2>&1 & # the others use half of a core
+    lint=$!
+fi
 have_slurm=true
 wait "$tools" || have_slurm=false
 [[ $have_slurm == true || ${CI:-} != true ]] || exit 1
@@ -37,12 +41,10 @@ if [[ ${1:-} == slow ]]; then
     exit
 fi
 
-log 'tests: lint, and beside it shell and make'
-tests/lint.sh >"$output" 2>&1 & # the others use half of a core
-lint=$!
+log 'tests: shell and make, beside the linters'
 if command -v bats >/dev/null; then bats tests; else log 'tests: no bats, skipped'; fi
 wait "$lint" || { cat -- "$output" && die 'the linters found what is above'; }
 wait "$sandbox"
 
 log 'tests: Python, the real engine, a real Slurm'
-python -m pytest -m 'not slow' -n 2 --dist loadfile --durations=20
+python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder --durations=20
