@@ -84,7 +84,7 @@ test: ## lint, and the tests that take seconds: one chain of the real engine, a 
 	@tests/run.sh
 lint: ## the linters alone; pre-commit install runs them before each commit
 	@scripts/setup.sh test && tests/lint.sh
-test-slow: ## the tests that take longer: interrupted chains, Ray, images, vLLM, the demo from a fresh clone; half an hour
+test-slow: ## the tests that take longer: interrupted chains, Ray, images, vLLM, the demo from a fresh clone; about 50 minutes
 	@tests/run.sh slow
 check-nemo2: setup ## build the NeMo 2.0 runs of the recipes with NeMo's own classes, on a CPU
 	@scripts/check-nemo2.sh

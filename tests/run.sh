@@ -36,7 +36,7 @@ if [[ ${1:-} == slow ]]; then
     if [[ $have_slurm == true ]]; then tests/slurm/selftest.sh; fi
     wait "$vllm"
     log 'tests: the slow ones'
-    # One process more than in the other tier: Slurm's and Ray's tests wait half of their time.
+    # One process more than in the other tier: the tests of Slurm and Ray wait for time limits and lost nodes.
     python -m pytest -m slow -n 3 --dist loadfile --no-loadscope-reorder --durations=20
     exit
 fi
@@ -46,10 +46,15 @@ log 'tests: Python, the real engine, a real Slurm; beside them shell and make'
 python -m compileall -q python # bats copies it, and must not meet a file that Python is just writing
 shell=
 if command -v bats >/dev/null; then
-    bats tests >"$output" 2>&1 & # half of a core
+    bats tests >"$output" 2>&1 &
     shell=$!
 fi
-python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder --durations=20
-[[ $shell ]] || { log 'tests: no bats, so nothing of shell and make was tested' && exit; }
-wait "$shell" || { cat -- "$output" && die 'tests of shell and make failed, see above'; }
-cat -- "$output"
+failed=()
+python -m pytest -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder --durations=20 || failed+=(Python)
+if [[ $shell ]]; then
+    wait "$shell" || failed+=(shell)
+    cat -- "$output"
+else
+    log 'tests: no bats, so nothing of shell and make was tested'
+fi
+((${#failed[@]} == 0)) || die "tests failed (${failed[*]}); see above"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import LONGEST, ROOT
 from sft.recipe.keys import KEYS
 
 PYTHON = ROOT / "python"
@@ -126,6 +126,10 @@ def test_files_are_short_and_folders_small() -> None:
         assert lines <= (170 if module in STAGES else 400), f"{file} has {lines} lines"
     for folder in {file.parent for file in MODULES.values()} - {PYTHON}:
         assert len(list(folder.glob("*.py"))) <= 9, folder  # with __init__.py
+
+
+def test_the_longest_files_of_tests_exist() -> None:
+    assert [name for name in LONGEST if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_no_module_is_named_as_a_package_that_it_would_hide() -> None:

@@ -44,7 +44,7 @@ def test_demo_from_a_fresh_clone(clone: Clone) -> None:
 
 
 def test_every_command_of_the_documents(clone: Clone, cluster: dict[str, str]) -> None:
-    """In their order, in the clone where the demo is done, on a real Slurm; make demo and make test ran to get here."""
+    """In their order, in the clone where the demo is done, on a real Slurm."""
     (clone.path / "gen").mkdir()
     row = {"problem": "1+1?", "generation": "\\boxed{2}", "expected_answer": "2", "symbolic_correct": True}
     (clone.path / "gen/output-rs0.jsonl").write_text(json.dumps(row) + "\n")

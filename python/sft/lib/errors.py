@@ -29,7 +29,7 @@ def usage(message: str) -> NoReturn:
 
 
 def without_torch() -> None:
-    """Let transformers, in this process, make do without torch, whose import takes it four seconds and 400 MB.
+    """Let transformers, in this process, make do without torch, whose import takes four seconds and 270 MB.
 
     Tokenizers and configurations are the same; there are no models. Others can import torch as ever.
     """
