@@ -80,7 +80,7 @@ clean: ## remove .venv; what was trained stays
 	rm -rf .venv .setup.lock
 
 ##@ Develop
-test: ## lint, and the tests that take seconds: one chain of the real engine, a real Slurm; 8 minutes on 2 cores
+test: ## lint, and the tests that take seconds: one chain of the real engine, a real Slurm; 8 to 10 minutes on 2 cores
 	@tests/run.sh
 lint: ## the linters alone; pre-commit install runs them before each commit
 	@scripts/setup.sh test && tests/lint.sh
