@@ -1,9 +1,12 @@
-"""What a process without torch reads is what one with it reads."""
+"""Imports that a process can do without: what one without torch reads is what one with it reads."""
 
 import json
 import sys
 
+import pytest
+
 from conftest import Repo, ok
+from sft.lib.errors import hidden
 
 PROGRAM = """
 import json, sys
@@ -33,3 +36,13 @@ def test_a_process_without_torch_reads_the_same(prepared: Repo) -> None:
         for word in ("with", "without")
     )
     assert json.loads(ok(without)) == json.loads(ok(with_)) and without.stderr == ""
+
+
+def test_a_hidden_module_is_missing_only_meanwhile() -> None:
+    sys.modules.pop("this", None)
+    with pytest.raises(ImportError), hidden("this"):
+        import this  # noqa: F401
+    assert "this" not in sys.modules
+    with hidden("json"):  # imported already, and in use
+        import json as again
+    assert again is json and sys.modules["json"] is json

@@ -6,7 +6,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import NoReturn, cast
 
@@ -28,20 +29,29 @@ def usage(message: str) -> NoReturn:
     raise Failure(message, status=2)
 
 
+@contextmanager
+def hidden(module: str) -> Iterator[None]:
+    """Meanwhile `module` cannot be imported, for libraries that make do without it; an imported one stays."""
+    if module in sys.modules:
+        yield
+        return
+    sys.modules[module] = cast(ModuleType, None)  # Python's own mark of what cannot be imported
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+
+
 def without_torch() -> None:
     """Let transformers, in this process, make do without torch, whose import takes four seconds and 270 MB.
 
     Tokenizers and configurations are the same; there are no models. Others can import torch as ever.
     """
     logging.getLogger("transformers").addFilter(lambda record: "PyTorch was not found" not in record.getMessage())
-    if "torch" not in sys.modules:
-        sys.modules["torch"] = cast(ModuleType, None)  # Python's own mark of what cannot be imported
-        try:
-            from transformers.utils.import_utils import is_torch_available
+    with hidden("torch"):
+        from transformers.utils.import_utils import is_torch_available
 
-            is_torch_available()  # it remembers the answer
-        finally:
-            del sys.modules["torch"]
+        is_torch_available()  # it remembers the answer
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:

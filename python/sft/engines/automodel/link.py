@@ -15,7 +15,7 @@ from sft.engines.automodel.config import render
 from sft.engines.curves import Curves, check
 from sft.engines.saved import saved_steps
 from sft.engines.stop import stop_asked
-from sft.lib.errors import Failure
+from sft.lib.errors import Failure, hidden
 from sft.lib.files import trim_torn_line, write_json
 from sft.lib.progress import START, log, peak_memory
 from sft.recipe.keys import Recipe
@@ -83,10 +83,11 @@ def train(config: dict[str, Any], paths: Paths, resume: int, steps: int, curves:
     """Run the engine from step `resume` until the last step or the end of the link. curves: of the first process."""
     import torch
 
-    if not torch.cuda.is_available():
-        without_cuda()
-    from nemo_automodel.components.config import loader
-    from nemo_automodel.recipes.llm import train_ft
+    with hidden("wandb"):  # over a second of import, for what only `curves` uses; what it has imported stays
+        if not torch.cuda.is_available():
+            without_cuda()
+        from nemo_automodel.components.config import loader
+        from nemo_automodel.recipes.llm import train_ft
 
     from sft.engines.automodel.packed import block_causal
 
