@@ -83,8 +83,10 @@ def train(config: dict[str, Any], paths: Paths, resume: int, steps: int, curves:
     """Run the engine from step `resume` until the last step or the end of the link. curves: of the first process."""
     import torch
 
-    with hidden("wandb"):  # over a second of import, for what only `curves` uses; what it has imported stays
-        if not torch.cuda.is_available():
+    cpu = not torch.cuda.is_available()
+    # Over a second of import, for what only `curves` uses. NVIDIA's image may hold a release that cannot do without.
+    with hidden("wandb") if cpu else nullcontext():
+        if cpu:
             without_cuda()
         from nemo_automodel.components.config import loader
         from nemo_automodel.recipes.llm import train_ft
